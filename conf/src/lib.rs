@@ -1,0 +1,1 @@
+//! Typed configuration of the station: conjure.conf and the TOML files.

@@ -1,0 +1,1 @@
+//! Registration bus: ZeroMQ publishers and subscribers.

@@ -1,0 +1,1 @@
+//! A complete Conjure client: registers and connects.

@@ -1,0 +1,1 @@
+//! Station key files, key schedule and registration identifiers.

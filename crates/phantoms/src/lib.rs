@@ -1,0 +1,1 @@
+//! Phantom subnets, generations and address selection for every client version.

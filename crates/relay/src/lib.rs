@@ -1,0 +1,1 @@
+//! Copying and splicing relays with accounting.

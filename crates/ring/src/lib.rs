@@ -1,0 +1,1 @@
+//! Shared-memory packet queues between zbalance and its consumers.

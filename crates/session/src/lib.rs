@@ -1,0 +1,1 @@
+//! Session channel from the application to the detector: gRPC stream and Redis.

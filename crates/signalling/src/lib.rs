@@ -1,0 +1,1 @@
+//! Protobuf messages of the station: registrations, ClientConf, session and administration channels.

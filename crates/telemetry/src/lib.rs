@@ -1,0 +1,1 @@
+//! Logging with privacy types, admin service and process life cycle.

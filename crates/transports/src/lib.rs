@@ -1,0 +1,1 @@
+//! Conjure transports as sans-IO state machines, server and client side.
