@@ -12,12 +12,7 @@ pub use serde_json::{Value, json};
 /// Path of the vector file `name` (for example `core-keys.json`).
 pub fn path(name: &str) -> PathBuf {
     let dir = std::env::var_os("CONJURE_VECTORS").map_or_else(
-        || {
-            PathBuf::from(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/../../testdata/vectors"
-            ))
-        },
+        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/vectors")),
         PathBuf::from,
     );
     dir.join(name)
@@ -47,9 +42,7 @@ pub fn load_as<T: serde::de::DeserializeOwned>(name: &str) -> T {
 /// # Panics
 /// When the value is not a string of hexadecimal digits.
 pub fn hex(value: &Value) -> Vec<u8> {
-    let text = value
-        .as_str()
-        .unwrap_or_else(|| panic!("not a hex string: {value}"));
+    let text = value.as_str().unwrap_or_else(|| panic!("not a hex string: {value}"));
     hex::decode(text).unwrap_or_else(|e| panic!("not hex: {text}: {e}"))
 }
 
