@@ -1,0 +1,129 @@
+//! Life cycle of a daemon: exit codes, limits, readiness, signals.
+
+use std::ffi::OsStr;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::process::ExitCode;
+
+/// Exit codes of the daemons, after sysexits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Everything went well.
+    Ok = 0,
+    /// Wrong command line.
+    Usage = 64,
+    /// Input data was refused.
+    DataErr = 65,
+    /// An input file cannot be read.
+    NoInput = 66,
+    /// A service that is needed is not there.
+    Unavailable = 69,
+    /// An error of our own.
+    Software = 70,
+    /// The system refused something, e.g. a fork.
+    OsErr = 71,
+    /// A file of ours cannot be made.
+    CantCreat = 73,
+    /// Input or output failed.
+    IoErr = 74,
+    /// A privilege is missing.
+    NoPerm = 77,
+    /// The configuration is wrong.
+    Config = 78,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Raises the soft limit of open files to the hard limit and returns it
+/// (`spec/application.md` 24, T-31).
+pub fn raise_nofile_limit() -> Option<u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(_) => limit.current,
+    }
+}
+
+/// Tells the service manager `state`, e.g. `READY=1`; does nothing without `NOTIFY_SOCKET`.
+pub fn notify(state: &str) {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    // A manager that is gone is no reason to stop.
+    let _ = send_notification(&path, state);
+}
+
+fn send_notification(path: &OsStr, state: &str) -> std::io::Result<()> {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::ffi::OsStrExt;
+    let socket = UnixDatagram::unbound()?;
+    let address = match path.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        _ => SocketAddr::from_pathname(path)?,
+    };
+    socket.send_to_addr(state.as_bytes(), &address)?;
+    Ok(())
+}
+
+/// What the operator asked of the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// SIGHUP: read the configuration again.
+    Reload,
+    /// SIGINT: leave.
+    Interrupt,
+    /// SIGTERM: leave.
+    Terminate,
+}
+
+/// Stream of the signals that a daemon acts on. Installing it makes SIGPIPE harmless too.
+#[derive(Debug)]
+pub struct Signals {
+    hangup: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    /// Installs the handlers.
+    ///
+    /// # Errors
+    /// When the system refuses a handler.
+    pub fn install() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    /// Waits for the next signal.
+    pub async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.hangup.recv() => Signal::Reload,
+            _ = self.interrupt.recv() => Signal::Interrupt,
+            _ = self.terminate.recv() => Signal::Terminate,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readiness_reaches_the_manager() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notify");
+        let manager = UnixDatagram::bind(&path).unwrap();
+        send_notification(path.as_os_str(), "READY=1").unwrap();
+        let mut text = [0; 64];
+        let n = manager.recv(&mut text).unwrap();
+        assert_eq!(&text[..n], b"READY=1");
+    }
+}
