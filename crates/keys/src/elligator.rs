@@ -1,0 +1,80 @@
+//! Elligator 2 over Curve25519 with non-square 2 (`spec/core.md` 7.1, `spec/detector.md` 8.2).
+
+use crate::field::Element;
+
+/// The two top bits of byte 31 of a representative are free: senders draw them at random.
+pub const FREE_BITS: u8 = 0xc0;
+
+/// The curve's u-coordinate that `representative` stands for, 32 bytes, little-endian.
+///
+/// The two top bits are ignored. Every input decodes; the result is always on the curve, but may
+/// have a low-order component or be of low order itself.
+pub fn decode(representative: &[u8; 32]) -> [u8; 32] {
+    let mut bytes = *representative;
+    bytes[31] &= !FREE_BITS;
+    let r = Element::from_bytes(&bytes);
+    let a = Element::CURVE_A;
+    let r2 = r.square();
+    // With v = -A/d the curve equation is N/d^3 at v, whose quadratic character is that of N d.
+    // One exponentiation of N d gives both that character and 1/d.
+    let d = Element::ONE + r2 + r2;
+    let n = -(a * (a.square() - a.square() * d + d.square()));
+    let x = n * d;
+    let s = x.pow_p58();
+    let s2 = s.square();
+    let s4 = s2.square();
+    let x2 = x.square();
+    let character = s4 * x2;
+    let inverse_d = n * s4.square() * x2 * x;
+    let v = -(a * inverse_d);
+    let non_square = u8::from(!(character - Element::ONE).is_zero());
+    v.select(-v - a, non_square).to_bytes()
+}
+
+/// The two representatives of the u-coordinate `u`, the roots of `-u/(2(u+A))` and of
+/// `-(u+A)/(2u)` that are at most `(p-1)/2`; `None` for the half of all points that have none.
+/// Both decode to `u`, and their two top bits are clear.
+pub fn encode(u: &[u8; 32]) -> Option<[[u8; 32]; 2]> {
+    let u = Element::from_bytes(u);
+    let sum = u + Element::CURVE_A;
+    if u.is_zero() || sum.is_zero() {
+        return None;
+    }
+    let first = Element::sqrt_ratio(-u, sum + sum)?;
+    let second = Element::sqrt_ratio(-sum, u + u)?;
+    Some(
+        [first, second]
+            .map(|root| if root.is_non_negative() { root.to_bytes() } else { (-root).to_bytes() }),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_decodes_encodes_back(representative in any::<[u8; 32]>()) {
+            let u = decode(&representative);
+            prop_assume!(u != [0; 32]);
+            let found = encode(&u).expect("a decoded point has representatives");
+            for preimage in found {
+                prop_assert_eq!(decode(&preimage), u);
+                prop_assert_eq!(preimage[31] & FREE_BITS, 0);
+            }
+            let mut bare = representative;
+            bare[31] &= !FREE_BITS;
+            let r = Element::from_bytes(&bare);
+            let canonical = if r.is_non_negative() { r } else { -r }.to_bytes();
+            prop_assert!(found.contains(&canonical));
+        }
+
+        #[test]
+        fn the_free_bits_do_not_matter(representative in any::<[u8; 32]>(), bits in 0u8..4) {
+            let mut other = representative;
+            other[31] = other[31] & !FREE_BITS | bits << 6;
+            prop_assert_eq!(decode(&representative), decode(&other));
+        }
+    }
+}
