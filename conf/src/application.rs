@@ -1,0 +1,317 @@
+//! The TOML file of the application (`spec/application.md` 3).
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use regex::Regex;
+
+use crate::document::Table;
+use crate::go;
+use crate::keys;
+use crate::problem::{Loaded, Problems};
+
+/// Level of the application's log; the order is the reference's (`spec/application.md` 17.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum LogLevel {
+    /// Everything.
+    Trace,
+    /// Details of single registrations and connections.
+    Debug,
+    /// Things that may need attention.
+    Warn,
+    /// Failures, and notices.
+    #[default]
+    Error,
+    /// Notices only.
+    Info,
+}
+
+/// How bytes are moved between client and covert.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RelayMode {
+    /// Copy first, `splice` later.
+    #[default]
+    Auto,
+    /// Always copy.
+    Copy,
+    /// `splice` as soon as possible.
+    Splice,
+}
+
+/// One source of registrations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectSocket {
+    /// ZeroMQ endpoint.
+    pub address: String,
+    /// CURVE key of the server; `None` for the NULL mechanism.
+    pub server_key: Option<[u8; 32]>,
+    /// Topic prefix; empty means everything.
+    pub subscription: String,
+}
+
+/// Cache of liveness results of one kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LivenessCache {
+    /// How long a result holds.
+    pub expiration: Duration,
+    /// Most results kept; 0 for the built-in bound.
+    pub capacity: usize,
+}
+
+/// Settings of the application.
+#[derive(Debug, Clone)]
+pub struct Application {
+    /// Station key; empty means `CJ_PRIVKEY`.
+    pub privkey_path: Option<PathBuf>,
+    /// CURVE client key; empty means `ZMQ_PRIVKEY`.
+    pub zmq_privkey_path: Option<PathBuf>,
+    /// Log level.
+    pub log_level: LogLevel,
+    /// Start without the built-in prefixes.
+    pub disable_default_prefixes: bool,
+    /// File of further prefixes.
+    pub supplemental_prefix_path: Option<PathBuf>,
+    /// Cache of phantoms found live; `None` for no cache.
+    pub live_cache: Option<LivenessCache>,
+    /// Cache of phantoms found dead; `None` for no cache.
+    pub nonlive_cache: Option<LivenessCache>,
+    /// Serve IPv4 phantoms.
+    pub enable_v4: bool,
+    /// Serve IPv6 phantoms.
+    pub enable_v6: bool,
+    /// Ingest workers.
+    pub ingest_worker_count: usize,
+    /// Patterns of covert hosts to refuse.
+    pub covert_blocklist_domains: Vec<Regex>,
+    /// Covert addresses to refuse.
+    pub covert_blocklist_subnets: Vec<IpNet>,
+    /// Also refuse the subnets of this host's interfaces.
+    pub covert_blocklist_public_addrs: bool,
+    /// If not empty, the only covert addresses to accept.
+    pub covert_allowlist_subnets: Vec<IpNet>,
+    /// Refuse special-purpose addresses in any case (`spec/application.md` 7.4).
+    pub covert_reject_special: bool,
+    /// Phantoms this station does not serve.
+    pub phantom_blocklist: Vec<IpNet>,
+    /// Country database.
+    pub geoip_cc_db_path: Option<PathBuf>,
+    /// Network database.
+    pub geoip_asn_db_path: Option<PathBuf>,
+    /// Publish registrations of the detector again.
+    pub enable_share_over_api: bool,
+    /// Where to.
+    pub preshare_endpoint: Option<String>,
+    /// Name of the abstract socket that repeats every registration.
+    pub socket_name: String,
+    /// Heartbeat interval of the sources; zero for none.
+    pub heartbeat_interval: Duration,
+    /// Heartbeat timeout of the sources.
+    pub heartbeat_timeout: Duration,
+    /// Sources of registrations.
+    pub connect_sockets: Vec<ConnectSocket>,
+    /// Address of the metrics listener.
+    pub metrics_listen: Option<SocketAddr>,
+    /// How to relay.
+    pub relay_mode: RelayMode,
+    /// URL of the Redis server; `Some("")` switches the channel off.
+    pub redis_url: Option<String>,
+    /// Limit of a dial to a covert.
+    pub covert_dial_timeout: Option<Duration>,
+    /// Limit of a name resolution.
+    pub covert_resolve_timeout: Option<Duration>,
+    /// Liveness probes at one time.
+    pub liveness_max_inflight: Option<usize>,
+    /// Addresses of the phantom listener.
+    pub tcp_listen: Option<String>,
+    /// Sessions at one time.
+    pub max_sessions: Option<usize>,
+    /// Time given to sessions at shutdown.
+    pub shutdown_grace: Option<Duration>,
+}
+
+impl Application {
+    /// Reads the file at `path`.
+    ///
+    /// # Errors
+    /// [`Problems`] names every error with its line.
+    pub fn load(path: &Path) -> Result<Loaded<Self>, Problems> {
+        Self::read(Table::open(path)?)
+    }
+
+    /// Reads `text`, which stands in the file at `path`.
+    ///
+    /// # Errors
+    /// As [`Application::load`].
+    pub fn parse(text: &str, path: &Path) -> Result<Loaded<Self>, Problems> {
+        Self::read(Table::parse(text, path)?)
+    }
+
+    fn read(mut table: Table) -> Result<Loaded<Self>, Problems> {
+        let t = &mut table;
+        let milliseconds = |ms: Option<u64>| Duration::from_millis(ms.unwrap_or(0));
+        let application = Self {
+            privkey_path: path(t, "privkey_path"),
+            zmq_privkey_path: path(t, "zmq_privkey_path"),
+            log_level: log_level(t),
+            disable_default_prefixes: t.boolean("disable_default_prefixes").unwrap_or(false),
+            supplemental_prefix_path: path(t, "supplemental_prefix_path"),
+            live_cache: cache(t, "cache_expiration_time", "cache_capacity"),
+            nonlive_cache: cache(t, "cache_expiration_nonlive", "cache_capacity_nonlive"),
+            enable_v4: t.boolean("enable_v4").unwrap_or(false),
+            enable_v6: t.boolean("enable_v6").unwrap_or(false),
+            ingest_worker_count: match t.integer("ingest_worker_count", 0..=100_000usize) {
+                None | Some(0) => 300,
+                Some(n) => n,
+            },
+            covert_blocklist_domains: t.list(
+                "covert_blocklist_domains",
+                "a regular expression",
+                |text| regex(text).ok(),
+            ),
+            covert_blocklist_subnets: t.subnets("covert_blocklist_subnets"),
+            covert_blocklist_public_addrs: t
+                .boolean("covert_blocklist_public_addrs")
+                .unwrap_or(false),
+            covert_allowlist_subnets: t.subnets("covert_allowlist_subnets"),
+            covert_reject_special: t.boolean("covert_reject_special").unwrap_or(true),
+            phantom_blocklist: t.subnets("phantom_blocklist"),
+            geoip_cc_db_path: path(t, "geoip_cc_db_path"),
+            geoip_asn_db_path: path(t, "geoip_asn_db_path"),
+            enable_share_over_api: t.boolean("enable_share_over_api").unwrap_or(false),
+            preshare_endpoint: t.string("preshare_endpoint").filter(|s| !s.is_empty()),
+            socket_name: socket_name(t),
+            heartbeat_interval: milliseconds(t.integer("heartbeat_interval", 0..=86_400_000)),
+            heartbeat_timeout: milliseconds(t.integer("heartbeat_timeout", 0..=86_400_000)),
+            connect_sockets: sockets(t),
+            metrics_listen: metrics_listen(t),
+            relay_mode: relay_mode(t),
+            redis_url: t.string("redis_url"),
+            covert_dial_timeout: duration(t, "covert_dial_timeout"),
+            covert_resolve_timeout: duration(t, "covert_resolve_timeout"),
+            liveness_max_inflight: t.integer("liveness_max_inflight", 1..=1_000_000),
+            tcp_listen: t.string("tcp_listen").filter(|s| !s.is_empty()),
+            max_sessions: t.integer("max_sessions", 1..=100_000_000),
+            shutdown_grace: duration(t, "shutdown_grace"),
+        };
+        t.ignore(&["detector_filter_list", "registrar_sign_pubkeys"]);
+        table.finish(application)
+    }
+}
+
+fn path(table: &mut Table, key: &'static str) -> Option<PathBuf> {
+    table.string(key).filter(|s| !s.is_empty()).map(PathBuf::from)
+}
+
+fn duration(table: &mut Table, key: &'static str) -> Option<Duration> {
+    let text = table.string(key).filter(|s| !s.is_empty())?;
+    let duration = go::parse_duration(&text);
+    if duration.is_none() {
+        table.problem(key, format!("`{text}`"), "a duration such as 300ms, 5m or 2.0h");
+    }
+    duration
+}
+
+/// Go's expressions read here: `\Q...\E` is unfolded, classes are those of ASCII.
+fn regex(text: &str) -> Result<Regex, regex::Error> {
+    let mut pattern = String::new();
+    let mut rest = text;
+    while let Some((before, quoted)) = rest.split_once("\\Q") {
+        let (literal, after) = quoted.split_once("\\E").unwrap_or((quoted, ""));
+        pattern.push_str(before);
+        pattern.push_str(&regex::escape(literal));
+        rest = after;
+    }
+    pattern.push_str(rest);
+    let ascii = [("\\d", "[0-9]"), ("\\w", "[0-9A-Za-z_]"), ("\\s", "[\\t\\n\\f\\r ]")];
+    if !pattern.contains('[') && !pattern.contains("\\\\") {
+        for (class, plain) in ascii {
+            pattern = pattern.replace(class, plain);
+        }
+        pattern = pattern.replace("\\b", "(?-u:\\b)");
+    }
+    regex::RegexBuilder::new(&pattern).size_limit(1 << 20).build()
+}
+
+fn log_level(table: &mut Table) -> LogLevel {
+    let text = table.string("log_level").unwrap_or_default();
+    match text.as_str() {
+        "trace" => LogLevel::Trace,
+        "debug" => LogLevel::Debug,
+        "warn" => LogLevel::Warn,
+        "error" | "" => LogLevel::Error,
+        "info" => LogLevel::Info,
+        other => {
+            table.problem("log_level", format!("`{other}`"), "trace, debug, warn, error or info");
+            LogLevel::Error
+        }
+    }
+}
+
+fn relay_mode(table: &mut Table) -> RelayMode {
+    match table.string("relay_mode").as_deref() {
+        None | Some("auto" | "") => RelayMode::Auto,
+        Some("copy") => RelayMode::Copy,
+        Some("splice") => RelayMode::Splice,
+        Some(other) => {
+            table.problem("relay_mode", format!("`{other}`"), "auto, copy or splice");
+            RelayMode::Auto
+        }
+    }
+}
+
+fn metrics_listen(table: &mut Table) -> Option<SocketAddr> {
+    let text = table.string("metrics_listen").filter(|s| !s.is_empty())?;
+    let address = text.parse().ok();
+    if address.is_none() {
+        table.problem("metrics_listen", format!("`{text}`"), "ADDRESS:PORT");
+    }
+    address
+}
+
+fn cache(
+    table: &mut Table,
+    expiration: &'static str,
+    capacity: &'static str,
+) -> Option<LivenessCache> {
+    let capacity = table.integer(capacity, 0..=100_000_000usize).unwrap_or(0);
+    Some(LivenessCache { expiration: duration(table, expiration)?, capacity })
+}
+
+fn socket_name(table: &mut Table) -> String {
+    let name = table.string("socket_name").unwrap_or_default();
+    if name.is_empty() || name.len() > 106 || name.contains('\0') {
+        table.problem("socket_name", format!("`{name}`"), "a name of 1 to 106 bytes");
+    }
+    name
+}
+
+fn sockets(table: &mut Table) -> Vec<ConnectSocket> {
+    let mut sockets = Vec::new();
+    for mut inner in table.tables("connect_sockets") {
+        let address = inner.string("address").unwrap_or_default();
+        if !(address.starts_with("tcp://") || address.starts_with("ipc://")) {
+            inner.problem("address", format!("`{address}`"), "tcp://HOST:PORT or ipc://PATH");
+        }
+        let kind = inner.string("type").unwrap_or_default();
+        let key = inner.string("pubkey").unwrap_or_default();
+        let server_key = if kind == "CURVE" {
+            let decoded = keys::z85(&key);
+            if decoded.is_none() {
+                let found = format!("{} characters that are no Z85 key", key.chars().count());
+                inner.problem("pubkey", found, "the 40 characters of the server's Z85 key");
+            }
+            decoded
+        } else {
+            if kind != "NULL" && !kind.is_empty() {
+                inner.notice("type", format!("`{kind}` is neither CURVE nor NULL and means NULL"));
+            }
+            None
+        };
+        let subscription = inner.string("subscription").unwrap_or_default();
+        sockets.push(ConnectSocket { address, server_key, subscription });
+        table.absorb(inner);
+    }
+    sockets
+}
