@@ -73,7 +73,7 @@ impl Stage {
         for name in ["zbalance", "detector", "application", "registrar"] {
             stage.program(
                 &format!("opt/conjure/bin/{name}"),
-                "for a; do echo \"$a\"; done; env -0 >&2",
+                "for a; do printf '%s\\n' \"$a\"; done; env -0 >&2",
             );
         }
         stage.program("stub/id", "echo 0");
