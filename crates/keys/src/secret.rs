@@ -111,6 +111,11 @@ impl Eq for SharedSecret {}
 pub struct ConjureSeed([u8; 16]);
 
 impl ConjureSeed {
+    /// Takes `bytes` as the seed.
+    pub const fn new(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
     /// The seed itself.
     pub const fn expose(&self) -> &[u8; 16] {
         &self.0
