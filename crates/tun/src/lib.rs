@@ -1,0 +1,186 @@
+//! Tun devices: the way of a phantom packet into the host (`spec/detector.md` 13).
+//!
+//! A device is opened single-queue and without packet information, so what is written is a raw IP
+//! packet. `unsafe` is confined to the two ioctls that no safe wrapper offers.
+
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::ioctl::{Opcode, Setter, Updater, ioctl};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use std::io;
+
+const TUNSETIFF: Opcode = 0x4004_54ca;
+const SIOCGIFFLAGS: Opcode = 0x8913;
+const SIOCSIFFLAGS: Opcode = 0x8914;
+
+const IFF_TUN: u16 = 0x0001;
+const IFF_NO_PI: u16 = 0x1000;
+const IFF_UP: u16 = 0x0001;
+const IFF_RUNNING: u16 = 0x0040;
+
+/// Longest interface name, without its terminator.
+const NAME_LEN: usize = 15;
+
+/// `struct ifreq`: name, then a union of which only the flags are used.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct InterfaceRequest {
+    name: [u8; NAME_LEN + 1],
+    flags: u16,
+    rest: [u8; 22],
+}
+
+/// Why a tun device cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TunError {
+    /// The name does not fit an interface.
+    #[error("{0:?} is no interface name: 1 to 15 bytes are expected")]
+    Name(String),
+    /// The control device cannot be opened.
+    #[error("/dev/net/tun: {0}; load the tun module and let this user open the device (mode 0666)")]
+    Control(io::Error),
+    /// Another process has the device.
+    #[error(
+        "{0} is held by another process; stop the other detector, or move one of the two to \
+             another queue offset"
+    )]
+    Busy(String),
+    /// The device does not exist and may not be created.
+    #[error(
+        "{0} does not exist and this user may not create it; run the host setup \
+             (on-reboot.sh), or give the process CAP_NET_ADMIN"
+    )]
+    Missing(String),
+    /// The device exists with other properties.
+    #[error("{0} was created with several queues; recreate it with `ip tuntap add mode tun`")]
+    MultiQueue(String),
+    /// Anything else.
+    #[error("{name}: {source}")]
+    Device {
+        /// Its name.
+        name: String,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// An open tun device. Packets can be written from several threads.
+#[derive(Debug)]
+pub struct Tun {
+    device: OwnedFd,
+    name: String,
+}
+
+impl Tun {
+    /// Attaches to the device `name`, creating it when that is allowed, and brings it up when it
+    /// is down.
+    ///
+    /// # Errors
+    /// [`TunError`] names the cause and the remedy.
+    pub fn open(name: &str) -> Result<Self, TunError> {
+        let request = request(name)?;
+        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let device = rustix::fs::open("/dev/net/tun", flags, Mode::empty())
+            .map_err(|error| TunError::Control(error.into()))?;
+        let attach = InterfaceRequest { flags: IFF_TUN | IFF_NO_PI, ..request };
+        set::<TUNSETIFF>(device.as_fd(), attach).map_err(|error| match error {
+            Errno::BUSY => TunError::Busy(name.to_owned()),
+            Errno::PERM => TunError::Missing(name.to_owned()),
+            Errno::INVAL => TunError::MultiQueue(name.to_owned()),
+            other => TunError::Device { name: name.to_owned(), source: other.into() },
+        })?;
+        let tun = Self { device, name: name.to_owned() };
+        tun.bring_up(request)
+            .map_err(|error| TunError::Device { name: name.to_owned(), source: error.into() })?;
+        Ok(tun)
+    }
+
+    fn bring_up(&self, request: InterfaceRequest) -> Result<(), Errno> {
+        let socket = rustix::net::socket_with(
+            AddressFamily::INET,
+            SocketType::DGRAM,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        let mut current = request;
+        update::<SIOCGIFFLAGS>(socket.as_fd(), &mut current)?;
+        if current.flags & IFF_UP != 0 {
+            return Ok(());
+        }
+        current.flags |= IFF_UP | IFF_RUNNING;
+        set::<SIOCSIFFLAGS>(socket.as_fd(), current)
+    }
+
+    /// Name of the interface.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Writes one IP packet; the kernel takes it in as received on the interface.
+    ///
+    /// # Errors
+    /// When the kernel refuses the packet.
+    #[inline]
+    pub fn send(&self, packet: &[u8]) -> io::Result<()> {
+        rustix::io::write(&self.device, packet)?;
+        Ok(())
+    }
+
+    /// Reads one IP packet that the kernel sends out of the interface; never waits.
+    ///
+    /// # Errors
+    /// `WouldBlock` when there is none.
+    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(rustix::io::read(&self.device, buffer)?)
+    }
+}
+
+impl AsFd for Tun {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.device.as_fd()
+    }
+}
+
+fn request(name: &str) -> Result<InterfaceRequest, TunError> {
+    if name.is_empty() || name.len() > NAME_LEN || name.bytes().any(|byte| byte == 0) {
+        return Err(TunError::Name(name.to_owned()));
+    }
+    let mut request = InterfaceRequest { name: [0; NAME_LEN + 1], flags: 0, rest: [0; 22] };
+    request.name[..name.len()].copy_from_slice(name.as_bytes());
+    Ok(request)
+}
+
+fn set<const OPCODE: Opcode>(fd: BorrowedFd<'_>, request: InterfaceRequest) -> Result<(), Errno> {
+    // SAFETY: TUNSETIFF and SIOCSIFFLAGS read a `struct ifreq`, for which `InterfaceRequest` has
+    // size and layout; neither keeps the pointer.
+    unsafe { ioctl(fd, Setter::<OPCODE, InterfaceRequest>::new(request)) }
+}
+
+fn update<const OPCODE: Opcode>(
+    fd: BorrowedFd<'_>,
+    request: &mut InterfaceRequest,
+) -> Result<(), Errno> {
+    // SAFETY: SIOCGIFFLAGS reads and writes a `struct ifreq`, for which `InterfaceRequest` has size
+    // and layout; it does not keep the pointer.
+    unsafe { ioctl(fd, Updater::<OPCODE, InterfaceRequest>::new(request)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_checked_first() {
+        for name in ["", "a-name-of-sixteen", "with\0nul"] {
+            assert!(matches!(Tun::open(name), Err(TunError::Name(_))), "{name:?}");
+        }
+        assert_eq!(size_of::<InterfaceRequest>(), 40);
+    }
+
+    #[test]
+    fn errors_name_the_remedy() {
+        assert!(TunError::Missing("tun3".into()).to_string().contains("on-reboot.sh"));
+        assert!(TunError::Busy("tun3".into()).to_string().starts_with("tun3 is held"));
+    }
+}
