@@ -129,6 +129,14 @@ pub struct Application {
     pub max_sessions: Option<usize>,
     /// Time given to sessions at shutdown.
     pub shutdown_grace: Option<Duration>,
+    /// Registrations at one time.
+    pub max_registrations: Option<usize>,
+    /// Time in which a phantom must stay silent to count as unused.
+    pub liveness_window: Option<Duration>,
+    /// Socket of the gRPC session channel; `Some("")` switches the channel off.
+    pub session_socket: Option<String>,
+    /// Send Clear on Redis at start (`spec/channels.md` 1).
+    pub redis_clear_at_start: bool,
 }
 
 impl Application {
@@ -194,6 +202,10 @@ impl Application {
             tcp_listen: t.string("tcp_listen").filter(|s| !s.is_empty()),
             max_sessions: t.integer("max_sessions", 1..=100_000_000),
             shutdown_grace: duration(t, "shutdown_grace"),
+            max_registrations: t.integer("max_registrations", 1..=100_000_000),
+            liveness_window: t.integer("liveness_window_ms", 1..=10_000).map(Duration::from_millis),
+            session_socket: t.string("session_socket"),
+            redis_clear_at_start: t.boolean("redis_clear_at_start").unwrap_or(false),
         };
         t.ignore(&["detector_filter_list", "registrar_sign_pubkeys"]);
         table.finish(application)

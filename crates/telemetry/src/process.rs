@@ -1,6 +1,6 @@
 //! Life cycle of a daemon: exit codes, limits, readiness, signals.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::process::ExitCode;
 
@@ -110,6 +110,29 @@ impl Signals {
             _ = self.terminate.recv() => Signal::Terminate,
         }
     }
+}
+
+/// Parses the command line of this process with `parse`, flags with one dash allowed; prints help
+/// or usage and exits when that is what was asked for.
+pub fn parse_go_flags<A>(parse: impl FnOnce(Vec<OsString>) -> Result<A, clap::Error>) -> A {
+    match parse(with_two_dashes(std::env::args_os()).collect()) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Nothing better can be done when the terminal is gone.
+            let _ = error.print();
+            std::process::exit(if error.use_stderr() { Exit::Usage as i32 } else { 0 });
+        }
+    }
+}
+
+/// Gives the reference's flags, which may carry one dash, the two that clap wants.
+pub fn with_two_dashes(words: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
+    words.map(|word| match word.to_str() {
+        Some(text) if text.len() > 2 && text.starts_with('-') && !text.starts_with("--") => {
+            format!("-{text}").into()
+        }
+        _ => word,
+    })
 }
 
 #[cfg(test)]

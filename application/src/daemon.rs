@@ -1,0 +1,617 @@
+//! From start to end: configuration, sockets, signals, reload (`spec/application.md` 2).
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bus::{Heartbeat, Publisher, PublisherOptions, Subscriber, SubscriberOptions};
+use conf::{Application, Loaded, RelayMode};
+use keys::StationKey;
+use keys::path::Strictness;
+use parking_lot::Mutex;
+use signalling::station::{ApplicationStatus, Count, FileResult, status_reply::Detail};
+use telemetry::admin::{self, DaemonStatus, Identification};
+use telemetry::log::{self, Logger};
+use telemetry::privacy;
+use telemetry::process::{self, Exit, Signal, Signals};
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::task::JoinHandle;
+use transports::Transport;
+use transports::prefix::PrefixTable;
+
+use crate::announce::Announcer;
+use crate::arguments::Arguments;
+use crate::covert::SystemResolver;
+use crate::ingest::{self, IngestQueue};
+use crate::intake::Served;
+use crate::liveness::{LivenessSettings, LivenessTester, TcpDialer};
+use crate::pipeline::Pipeline;
+use crate::policy::{Policy, PolicyError};
+use crate::stats::{self, Stats};
+use crate::store::Store;
+use crate::{Station, connection, listener};
+
+/// Redis as reference peers expect it.
+const DEFAULT_REDIS: &str = "redis://127.0.0.1:6379/";
+/// Registrations kept when the configuration sets no bound.
+const DEFAULT_REGISTRATIONS: usize = 1_000_000;
+/// Probes at one time when the configuration sets no bound.
+const DEFAULT_PROBES: usize = 4096;
+/// The liveness window (`spec/channels.md` 1).
+const DEFAULT_WINDOW: Duration = Duration::from_millis(700);
+/// Limits for coverts when the configuration sets none.
+const DEFAULT_DIAL: Duration = Duration::from_secs(30);
+const DEFAULT_RESOLVE: Duration = Duration::from_secs(3);
+/// How often the time of registrations is looked at.
+const EXPIRY_TICK: Duration = Duration::from_secs(1);
+/// Time to hand the last messages to Redis at the end.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Why the application cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A variable that names a file is not set.
+    #[error("{0} is not set; set it in conjure.conf to the path of {1}")]
+    NoPath(&'static str, &'static str),
+    /// The configuration is wrong.
+    #[error("failed to parse app config: {0}")]
+    Configuration(#[from] conf::Problems),
+    /// Phantom subnets, covert lists or databases are wrong.
+    #[error("{0}")]
+    Policy(#[from] PolicyError),
+    /// The station key is missing or wrong.
+    #[error("error parsing private key: {0}")]
+    Key(#[from] keys::path::KeyPathError),
+    /// The socket on which registrations are repeated cannot be bound.
+    #[error("failed to bind zmq socket: {0}")]
+    FanIn(#[from] bus::BindError),
+    /// The ingest endpoint is no endpoint.
+    #[error("-zmq-address: {0}")]
+    Ingest(#[from] bus::EndpointError),
+    /// The phantom listener cannot be bound.
+    #[error("failed to listen on {address}: {cause}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        cause: io::Error,
+    },
+    /// `tcp_listen` is no address.
+    #[error("tcp_listen: found `{0}`, expected ADDRESS:PORT such as [::]:41245")]
+    ListenAddress(String),
+    /// The session socket cannot be made.
+    #[error("session socket {path}: {cause} (set CJ_IPC_DIR to a folder that this user may write)")]
+    SessionSocket {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        cause: io::Error,
+    },
+    /// The operating system refuses something every process has.
+    #[error("cannot start: {0}")]
+    System(#[from] io::Error),
+}
+
+impl StartError {
+    const fn exit(&self) -> Exit {
+        match self {
+            Self::NoPath(..) | Self::Configuration(_) | Self::Policy(_) | Self::Key(_) => {
+                Exit::Config
+            }
+            Self::Ingest(_) | Self::ListenAddress(_) => Exit::Config,
+            Self::FanIn(_) | Self::Listen { .. } => Exit::Unavailable,
+            Self::SessionSocket { .. } => Exit::CantCreat,
+            Self::System(_) => Exit::OsErr,
+        }
+    }
+}
+
+/// Runs the application until it is told to end.
+pub fn main(arguments: Arguments) -> Exit {
+    let log = Logger::new("[REG] ");
+    match run(&arguments, &log) {
+        Ok(()) => Exit::Ok,
+        Err(error) => {
+            log.print(&error);
+            error.exit()
+        }
+    }
+}
+
+/// Everything that is read before anything is opened.
+#[derive(Debug)]
+pub struct Setup {
+    /// Path of the configuration file.
+    pub path: PathBuf,
+    /// Path of the phantom file.
+    pub phantoms: PathBuf,
+    /// The configuration.
+    pub settings: Application,
+    /// What a reload replaces.
+    pub policy: Policy,
+    /// Station keys.
+    pub keys: Vec<StationKey>,
+    /// What is worth saying about all this.
+    pub notes: Vec<String>,
+}
+
+impl Setup {
+    /// Reads the files that the environment names.
+    ///
+    /// # Errors
+    /// [`StartError`] when anything is wrong.
+    pub fn of_environment() -> Result<Self, StartError> {
+        let path = variable("CJ_STATION_CONFIG")
+            .ok_or(StartError::NoPath("CJ_STATION_CONFIG", "app_config.toml"))?;
+        let phantoms = variable("PHANTOM_SUBNET_LOCATION")
+            .ok_or(StartError::NoPath("PHANTOM_SUBNET_LOCATION", "phantom_subnets.toml"))?;
+        Self::load(&path, &phantoms, variable("CJ_PRIVKEY"))
+    }
+
+    /// Reads the configuration at `path`, the phantom file, and the key that the configuration
+    /// names, or `key`.
+    ///
+    /// # Errors
+    /// [`StartError`] when anything is wrong.
+    pub fn load(path: &Path, phantoms: &Path, key: Option<PathBuf>) -> Result<Self, StartError> {
+        let Loaded { value: settings, notices } = Application::load(path)?;
+        let (policy, remarks) = Policy::build(&settings, phantoms)?;
+        let key = settings
+            .privkey_path
+            .clone()
+            .or(key)
+            .ok_or(StartError::NoPath("CJ_PRIVKEY", "the station's private key"))?;
+        let loaded = keys::path::load(&key, Strictness::Refuse)?;
+        let mut notes: Vec<String> = notices.iter().map(ToString::to_string).collect();
+        notes.extend(remarks);
+        notes.extend(loaded.warnings);
+        Ok(Self {
+            path: path.to_owned(),
+            phantoms: phantoms.to_owned(),
+            settings,
+            policy,
+            keys: loaded.keys,
+            notes,
+        })
+    }
+}
+
+/// A variable that names a file; empty counts as unset.
+fn variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+fn offset() -> u32 {
+    std::env::var("OFFSET").ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+fn run(arguments: &Arguments, reg: &Logger) -> Result<(), StartError> {
+    let setup = Setup::of_environment()?;
+    log::set_level(level(setup.settings.log_level));
+    if arguments.check_config {
+        for note in &setup.notes {
+            println!("{note}");
+        }
+        println!("{}: good", setup.path.display());
+        return Ok(());
+    }
+    for note in &setup.notes {
+        reg.warn(note);
+    }
+    match privacy::parse_log_client_ip(&std::env::var("LOG_CLIENT_IP").unwrap_or_default()) {
+        Ok(on) => privacy::set_log_client_ip(on),
+        Err(error) => reg.error(format_args!("failed parse client ip logging setting: {error}")),
+    }
+    process::raise_nofile_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(serve(setup, arguments, reg));
+    // Open tunnels end with the process; nothing here may hold it up.
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve(setup: Setup, arguments: &Arguments, reg: &Logger) -> Result<(), StartError> {
+    let mut signals = Signals::install()?;
+    let daemon = Arc::new(Daemon::start(setup, &arguments.zmq_address).await?);
+    let path = admin::socket_path(&admin::ipc_dir(), "application", offset());
+    // Part of the identity only; a file that vanished just now gives an empty text.
+    let text = std::fs::read(&daemon.path).unwrap_or_default();
+    let who = Identification::new("application", env!("CARGO_PKG_VERSION"), &text);
+    if let Err(error) = admin::serve(&path, Arc::clone(&daemon), who) {
+        reg.warn(format_args!("no admin service: {error}"));
+    }
+    process::notify("READY=1");
+    loop {
+        tokio::select! {
+            signal = signals.next() => match signal {
+                Signal::Reload => {
+                    reg.info("received SIGHUP ... reloading configs");
+                    daemon.reload();
+                }
+                Signal::Interrupt => {
+                    reg.info("received interrupt ... exiting");
+                    break;
+                }
+                Signal::Terminate => {
+                    reg.info("received terminated ... exiting");
+                    break;
+                }
+            },
+            () = daemon.drained.notified() => break,
+        }
+    }
+    daemon.end().await;
+    reg.info("shutdown complete");
+    Ok(())
+}
+
+const fn level(level: conf::LogLevel) -> log::Level {
+    match level {
+        conf::LogLevel::Trace => log::Level::Trace,
+        conf::LogLevel::Debug => log::Level::Debug,
+        conf::LogLevel::Warn => log::Level::Warn,
+        conf::LogLevel::Error => log::Level::Error,
+        conf::LogLevel::Info => log::Level::Info,
+    }
+}
+
+/// A running application.
+#[derive(Debug)]
+pub struct Daemon {
+    path: PathBuf,
+    phantoms: PathBuf,
+    station: Arc<Station>,
+    listening: SocketAddr,
+    sources: Vec<(String, watch::Receiver<bus::State>)>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+    grace: Mutex<Duration>,
+    drained: Notify,
+    last_reload: Mutex<Option<String>>,
+    log: Logger,
+    _fan_in: Arc<Publisher>,
+}
+
+impl Daemon {
+    /// Opens all sockets and starts serving. Must be called within a multi-thread runtime.
+    ///
+    /// # Errors
+    /// [`StartError`] when a socket cannot be opened.
+    pub async fn start(setup: Setup, zmq_address: &str) -> Result<Self, StartError> {
+        let Setup { path, phantoms, settings, policy, keys, .. } = setup;
+        let stats = Arc::new(Stats::default());
+        let store =
+            Arc::new(Store::new(settings.max_registrations.unwrap_or(DEFAULT_REGISTRATIONS)));
+        let redis_url = settings.redis_url.as_deref().unwrap_or(DEFAULT_REDIS);
+        let queue = session::hub::DEFAULT_QUEUE;
+        let announcer = Announcer::new(Arc::clone(&store), rand::random(), queue, redis_url);
+        if settings.redis_clear_at_start {
+            announcer.redis().clear();
+        }
+        let workers = settings.ingest_worker_count;
+        let pipeline = Arc::new(Pipeline {
+            served: served(&settings),
+            policy: ArcSwap::from_pointee(policy),
+            store,
+            announcer,
+            liveness: LivenessTester::new(&liveness(&settings), TcpDialer),
+            resolver: SystemResolver {
+                limit: settings.covert_resolve_timeout.unwrap_or(DEFAULT_RESOLVE),
+            },
+            probes: Semaphore::new(settings.liveness_max_inflight.unwrap_or(DEFAULT_PROBES)),
+            stats: Arc::clone(&stats),
+            log: Logger::new("[REG] "),
+        });
+        let station = Arc::new(Station {
+            pipeline: Arc::clone(&pipeline),
+            keys,
+            stall: relay::StallLimits::default(),
+            relay_mode: match settings.relay_mode {
+                RelayMode::Copy => relay::Mode::Copy,
+                RelayMode::Auto | RelayMode::Splice => relay::Mode::Auto,
+            },
+            dial_timeout: settings.covert_dial_timeout.unwrap_or(DEFAULT_DIAL),
+        });
+
+        let address = listen_address(&settings)?;
+        let phantom_listener =
+            listener::listen(address).map_err(|cause| StartError::Listen { address, cause })?;
+        let listening = phantom_listener.local_addr()?;
+        serve_sessions(&settings, &pipeline.announcer)?;
+        let zmq = Logger::new("[ZMQ_PROXY] ");
+        let fan_in = format!("ipc://@{}", settings.socket_name);
+        let fan_in = Arc::new(Publisher::bind(&fan_in, PublisherOptions::default()).await?);
+        let (sources, mut tasks) = connect_sources(&settings, &fan_in, &zmq);
+
+        let (queue, messages) = IngestQueue::new(Arc::clone(&stats));
+        let ingest = Subscriber::connect(zmq_address, SubscriberOptions::default())?;
+        zmq.info(format_args!("ZMQ connected to {zmq_address}"));
+        tasks.push(tokio::spawn(ingest::subscribe(ingest, queue, zmq)));
+        tasks.push(tokio::spawn(ingest::distribute(messages, workers, Arc::clone(&pipeline))));
+        tasks.push(tokio::spawn(expire(Arc::clone(&pipeline))));
+        tasks.push(tokio::spawn(print_stats(pipeline, workers / 10)));
+        let max_sessions = settings.max_sessions.unwrap_or(Semaphore::MAX_PERMITS);
+        tasks.push(tokio::spawn(accept(
+            phantom_listener,
+            Arc::clone(&station),
+            Arc::new(Semaphore::new(max_sessions.min(Semaphore::MAX_PERMITS))),
+        )));
+        let log = Logger::new("[REG] ");
+        log.info(format_args!("[STARTUP] Listening on {listening}"));
+        Ok(Self {
+            path,
+            phantoms,
+            station,
+            listening,
+            sources,
+            tasks: Mutex::new(tasks),
+            grace: Mutex::new(settings.shutdown_grace.unwrap_or(Duration::ZERO)),
+            drained: Notify::new(),
+            last_reload: Mutex::new(None),
+            log,
+            _fan_in: fan_in,
+        })
+    }
+
+    /// Address of the phantom listener.
+    pub const fn listening(&self) -> SocketAddr {
+        self.listening
+    }
+
+    /// What serves connections.
+    pub const fn station(&self) -> &Arc<Station> {
+        &self.station
+    }
+
+    /// Reads everything that can be replaced again: all of it, or nothing. One result per file.
+    pub fn reload(&self) -> Vec<FileResult> {
+        let result = |file: &Path, error: Option<&str>| FileResult {
+            file: file.display().to_string(),
+            applied: error.is_none(),
+            error: error.unwrap_or_default().to_owned(),
+        };
+        let loaded = Application::load(&self.path)
+            .map_err(|e| (self.path.clone(), format!("failed to parse app config: {e}")))
+            .and_then(|loaded| {
+                Policy::build(&loaded.value, &self.phantoms).map_err(|e| {
+                    let file = match &e {
+                        PolicyError::Phantoms(_) => self.phantoms.clone(),
+                        _ => self.path.clone(),
+                    };
+                    (file, format!("failed to reload phantom subnets: {e}"))
+                })
+            });
+        match loaded {
+            Ok((policy, notes)) => {
+                for note in notes {
+                    self.log.warn(note);
+                }
+                self.station.pipeline.policy.store(Arc::new(policy));
+                *self.last_reload.lock() = None;
+                vec![result(&self.path, None), result(&self.phantoms, None)]
+            }
+            Err((file, error)) => {
+                self.log.error(&error);
+                let failed = result(&file, Some(&error));
+                *self.last_reload.lock() = Some(error);
+                vec![failed]
+            }
+        }
+    }
+
+    /// Stops taking work, gives open tunnels their grace, and tells detectors to forget.
+    async fn end(&self) {
+        self.log.info("closing all ingest threads");
+        for task in self.tasks.lock().drain(..) {
+            task.abort();
+        }
+        let grace = *self.grace.lock();
+        let deadline = tokio::time::Instant::now() + grace;
+        let open = || self.station.pipeline.stats.proxy.open.value() > 0;
+        while open() && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let redis = self.station.pipeline.announcer.redis();
+        redis.clear();
+        redis.flush(FAREWELL).await;
+    }
+}
+
+fn served(settings: &Application) -> Served {
+    Served {
+        v4: settings.enable_v4,
+        v6: settings.enable_v6,
+        transports: vec![Transport::Min, Transport::Prefix],
+        prefixes: if settings.disable_default_prefixes {
+            PrefixTable::empty()
+        } else {
+            PrefixTable::default()
+        },
+    }
+}
+
+fn liveness(settings: &Application) -> LivenessSettings {
+    let (live, nonlive) = (settings.live_cache, settings.nonlive_cache);
+    LivenessSettings {
+        window: settings.liveness_window.unwrap_or(DEFAULT_WINDOW),
+        live_expiry: live.map(|c| c.expiration),
+        nonlive_expiry: nonlive.map(|c| c.expiration),
+        live_capacity: live.map_or(0, |c| c.capacity),
+        nonlive_capacity: nonlive.map_or(0, |c| c.capacity),
+    }
+}
+
+fn listen_address(settings: &Application) -> Result<SocketAddr, StartError> {
+    match &settings.tcp_listen {
+        None => Ok(listener::default_address()),
+        Some(text) => text.parse().map_err(|_| StartError::ListenAddress(text.clone())),
+    }
+}
+
+/// Serves the gRPC session channel unless it is turned off.
+fn serve_sessions(settings: &Application, announcer: &Announcer) -> Result<(), StartError> {
+    let configured = std::env::var("CJ_SESSION_SOCKET").ok().or(settings.session_socket.clone());
+    let path = match configured {
+        Some(path) if path.is_empty() => return Ok(()),
+        Some(path) => PathBuf::from(path),
+        None => admin::ipc_dir().join(session::socket_name(offset())),
+    };
+    announcer
+        .hub()
+        .serve(&path)
+        .map(drop)
+        .map_err(|cause| StartError::SessionSocket { path, cause })
+}
+
+type Sources = Vec<(String, watch::Receiver<bus::State>)>;
+
+/// Connects to every source; one that cannot be set up is skipped.
+fn connect_sources(
+    settings: &Application,
+    fan_in: &Arc<Publisher>,
+    log: &Logger,
+) -> (Sources, Vec<JoinHandle<()>>) {
+    let heartbeat = (!settings.heartbeat_interval.is_zero()).then_some(Heartbeat {
+        interval: settings.heartbeat_interval,
+        timeout: settings.heartbeat_timeout,
+    });
+    let (mut sources, mut tasks) = (Vec::new(), Vec::new());
+    for source in &settings.connect_sockets {
+        let address = &source.address;
+        if source.server_key.is_some() {
+            log.error(format_args!(
+                "failed to set up CURVE authentication for {address}: this build takes NULL \
+                 sources only; set type = \"NULL\" and use a path that only the registrar reaches"
+            ));
+            continue;
+        }
+        let options = SubscriberOptions {
+            topics: vec![source.subscription.clone().into()],
+            heartbeat,
+            ..SubscriberOptions::default()
+        };
+        match Subscriber::connect(address, options) {
+            Ok(subscriber) => {
+                sources.push((address.clone(), subscriber.watch()));
+                tasks.push(tokio::spawn(ingest::forward(subscriber, Arc::clone(fan_in))));
+            }
+            Err(error) => log.error(format_args!("failed to connect to {address}: {error}")),
+        }
+    }
+    (sources, tasks)
+}
+
+async fn expire(pipeline: Arc<Pipeline>) {
+    let mut ticks = tokio::time::interval(EXPIRY_TICK);
+    loop {
+        ticks.tick().await;
+        pipeline.expire();
+    }
+}
+
+async fn print_stats(pipeline: Arc<Pipeline>, workers_queue: usize) {
+    let log = Logger::new("[STATS] ");
+    let mut ticks = tokio::time::interval(Duration::from_secs(5));
+    ticks.tick().await;
+    for round in 1u64.. {
+        ticks.tick().await;
+        let (stats, store, liveness) = (&pipeline.stats, &pipeline.store, &pipeline.liveness);
+        for line in stats::every_five_seconds(stats, store, liveness, workers_queue) {
+            log.info(line);
+        }
+        if round % 12 == 0 {
+            for line in stats::every_minute(stats) {
+                log.info(line);
+            }
+        }
+    }
+}
+
+/// Accepts for ever. Beyond the bound of sessions a connection waits in the kernel's queue, where
+/// it looks like any other connection to a busy host.
+async fn accept(listener: TcpListener, station: Arc<Station>, sessions: Arc<Semaphore>) {
+    let log = Logger::new("[REG] ");
+    loop {
+        let Ok(permit) = Arc::clone(&sessions).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let station = Arc::clone(&station);
+                tokio::spawn(async move {
+                    connection::serve(stream, peer, station).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                let errors = &station.pipeline.stats.connections.accept_errors;
+                errors.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                log.error(format_args!("[ERROR] failed to AcceptTCP: {error}"));
+                tokio::time::sleep(listener::ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+impl admin::Daemon for Daemon {
+    fn status(&self) -> DaemonStatus {
+        let pipeline = &self.station.pipeline;
+        let (stats, announcer) = (&pipeline.stats, &pipeline.announcer);
+        let mut notes: Vec<String> = self
+            .sources
+            .iter()
+            .map(|(address, state)| format!("source {address}: {}", *state.borrow()))
+            .collect();
+        if let Some(error) = &*self.last_reload.lock() {
+            notes.push(format!("last reload refused: {error}"));
+        }
+        let count = |(name, value): (String, u64)| Count { name, value };
+        let counts = |list: &[(&str, u64)]| {
+            list.iter().map(|(name, value)| Count { name: (*name).into(), value: *value }).collect()
+        };
+        let (ingest, liveness) = (&stats.ingest, pipeline.liveness.counters());
+        DaemonStatus {
+            state: "ready".to_owned(),
+            notes,
+            detail: Some(Detail::Application(ApplicationStatus {
+                registrations: stats.registrations.active.value().max(0) as u64,
+                registrations_by_channel: stats
+                    .registrations
+                    .by_source()
+                    .into_iter()
+                    .map(count)
+                    .collect(),
+                tunnels: stats.proxy.open.value().max(0) as u64,
+                tunnels_by_transport: stats.proxy.by_transport().into_iter().map(count).collect(),
+                ingest: counts(&[
+                    ("received", ingest.received.total()),
+                    ("dropped", ingest.dropped.total()),
+                    ("busy", ingest.busy.total()),
+                    ("errors", stats.registrations.errors.total()),
+                    ("duplicates", stats.registrations.duplicates.total()),
+                    ("store_full", stats.registrations.full.total()),
+                ]),
+                liveness: counts(&[
+                    ("quiet", liveness.quiet.total()),
+                    ("live", liveness.live.total()),
+                    ("unknown", liveness.unknown.total()),
+                    ("cached_live", liveness.cached_live.total()),
+                    ("cached_quiet", liveness.cached_quiet.total()),
+                ]),
+                connections: stats.connections.totals().into_iter().map(count).collect(),
+                session_watchers: announcer.hub().watchers() as u64,
+                redis: announcer.redis().state().to_string(),
+            })),
+        }
+    }
+
+    async fn reload(&self) -> Vec<FileResult> {
+        Self::reload(self)
+    }
+
+    fn drain(&self, deadline: Duration) {
+        *self.grace.lock() = deadline;
+        self.drained.notify_one();
+    }
+}

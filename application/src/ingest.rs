@@ -1,0 +1,96 @@
+//! From the sources of registrations to the workers (`spec/application.md` 4 and 5).
+
+use std::sync::Arc;
+
+use bus::{Publisher, Subscriber};
+use bytes::Bytes;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+
+use crate::covert::Resolver;
+use crate::liveness::Dialer;
+use crate::pipeline::Pipeline;
+use crate::stats::{BUS_QUEUE, Stats};
+
+/// Hands every message of one source to the fan-in socket, to which external tools subscribe.
+pub async fn forward(mut source: Subscriber, fan_in: Arc<Publisher>) {
+    loop {
+        let message = source.recv().await;
+        fan_in.publish(message);
+    }
+}
+
+/// Queue between the ingest subscriber and the workers; full means that the newest is dropped.
+#[derive(Debug)]
+pub struct IngestQueue {
+    queue: mpsc::Sender<Bytes>,
+    stats: Arc<Stats>,
+}
+
+impl IngestQueue {
+    /// A queue and its reading end.
+    pub fn new(stats: Arc<Stats>) -> (Self, mpsc::Receiver<Bytes>) {
+        let (queue, messages) = mpsc::channel(BUS_QUEUE);
+        (Self { queue, stats }, messages)
+    }
+
+    /// Offers one message; false when it was dropped.
+    pub fn offer(&self, message: Bytes) -> bool {
+        self.stats.ingest.received.count();
+        if self.queue.try_send(message).is_ok() {
+            self.stats.ingest.waiting.up();
+            true
+        } else {
+            self.stats.ingest.dropped.count();
+            false
+        }
+    }
+}
+
+/// Reads the ingest subscriber for ever.
+pub async fn subscribe(
+    mut subscriber: Subscriber,
+    queue: IngestQueue,
+    log: telemetry::log::Logger,
+) {
+    loop {
+        let message = subscriber.recv().await;
+        if !queue.offer(message) {
+            log.warn("ingest full, dropping zmq message");
+        }
+    }
+}
+
+/// Gives each message to a worker. When all are busy the newest is dropped: a registration that
+/// has waited long is of no use to its client any more.
+pub async fn distribute<D: Dialer, R: Resolver + 'static>(
+    mut messages: mpsc::Receiver<Bytes>,
+    workers: usize,
+    pipeline: Arc<Pipeline<D, R>>,
+) {
+    let limit = Arc::new(Semaphore::new(workers + workers / 10));
+    let mut running = JoinSet::new();
+    loop {
+        tokio::select! {
+            message = messages.recv() => {
+                let Some(message) = message else { break };
+                let stats = &pipeline.stats.ingest;
+                stats.waiting.down();
+                stats.offered.count();
+                let Ok(permit) = Arc::clone(&limit).try_acquire_owned() else {
+                    stats.busy.count();
+                    pipeline.log.trace("dropping registration");
+                    continue;
+                };
+                let pipeline = Arc::clone(&pipeline);
+                running.spawn(async move {
+                    pipeline.handle(&message).await;
+                    drop(permit);
+                });
+            }
+            // A worker that panicked has cost one registration and nothing else.
+            Some(_) = running.join_next() => {}
+        }
+    }
+    while running.join_next().await.is_some() {}
+}

@@ -1,0 +1,190 @@
+//! One identified connection and its covert (`spec/application.md` 12).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use relay::{ErrorClass, Report};
+use serde::Serialize;
+use session::Proto;
+use telemetry::log::Logger;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use transports::prefix::PrefixTable;
+
+use crate::Station;
+use crate::listener;
+use crate::registration::Registration;
+
+/// An identified connection.
+#[derive(Debug)]
+pub struct Tunnel {
+    /// Registration that it belongs to.
+    pub registration: Arc<Registration>,
+    /// Address of the client.
+    pub peer: SocketAddr,
+    /// Phantom that the client connected to.
+    pub phantom: SocketAddr,
+}
+
+impl Tunnel {
+    /// Connects to the covert and relays until either side ends; `rest` was read behind the tag.
+    pub async fn run(self, client: TcpStream, rest: Vec<u8>, station: &Station) {
+        let registration = &self.registration;
+        registration.count_tunnel();
+        let log = self.logger();
+        log.debug(format_args!(
+            "registration found {{reg_id: {}, phantom: {}, transport: {}}}",
+            registration.log_id(),
+            registration.phantom,
+            registration.transport.station_name()
+        ));
+        // A valid registration always has its covert.
+        let Some(covert) = registration.covert() else { return };
+        let announcer = &station.pipeline.announcer;
+        let (phantom, client_ip) = (self.phantom.ip(), self.peer.ip());
+        let _alive = announcer.tunnel(Proto::Tcp, phantom, client_ip, self.phantom.port());
+        let mut covert = match dial(covert, station).await {
+            Ok(covert) => covert,
+            Err(class) => {
+                self.print(&log, &self.line(station).failed_dial(class));
+                return;
+            }
+        };
+        if registration.proxy_header
+            && let Err(error) = covert.write_all(proxy_header(self.peer).as_bytes()).await
+        {
+            let class = ErrorClass::from(&error);
+            log.error(format_args!("failed to send PROXY header: {class}"));
+            return;
+        }
+        let proxy = &station.pipeline.stats.proxy;
+        proxy.opened(registration.transport.as_str());
+        let (limits, mode) = (station.stall, station.relay_mode);
+        let report = relay::relay(client, covert, rest, limits, mode, &proxy.traffic).await;
+        proxy.closed(report.up, report.down);
+        self.print(&log, &self.line(station).ended(&report));
+    }
+
+    fn logger(&self) -> Logger {
+        let tag = self.registration.transport.log_tag();
+        Logger::new(format!("[{tag}] {} ", self.registration.log_id()))
+    }
+
+    fn line<'a>(&'a self, station: &'a Station) -> Line<'a> {
+        Line::new(&self.registration, &station.pipeline.served.prefixes)
+    }
+
+    fn print(&self, log: &Logger, line: &Line<'_>) {
+        log.print(format_args!("proxy closed {}", line.json()));
+    }
+}
+
+async fn dial(covert: SocketAddr, station: &Station) -> Result<TcpStream, ErrorClass> {
+    match timeout(station.dial_timeout, TcpStream::connect(covert)).await {
+        Ok(Ok(stream)) => {
+            // The covert may have gone already, which the relay finds out.
+            let _ = listener::prepare(&stream);
+            Ok(stream)
+        }
+        Ok(Err(error)) => Err(ErrorClass::from(&error)),
+        Err(_) => Err(ErrorClass::Timeout),
+    }
+}
+
+/// The PROXY header as deployed coverts parse it: the destination is always the same, also for
+/// IPv6 (`spec/application.md` 12.2).
+pub fn proxy_header(client: SocketAddr) -> String {
+    let family = if client.is_ipv4() { "TCP4" } else { "TCP6" };
+    format!("PROXY {family} {} 127.0.0.1 {} 1234\r\n", client.ip(), client.port())
+}
+
+/// The tunnel line; the order of the fields is that of the reference.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Line<'a> {
+    duration: u64,
+    bytes_up: u64,
+    bytes_down: u64,
+    covert_dial_err: String,
+    covert_conn_err: String,
+    client_conn_err: String,
+    phantom_addr: String,
+    phantom_dst_port: u16,
+    tunnel_count: u64,
+    #[serde(rename = "V6")]
+    v6: bool,
+    #[serde(rename = "ASN", skip_serializing_if = "is_zero")]
+    asn: u32,
+    #[serde(rename = "CC", skip_serializing_if = "str::is_empty")]
+    country: &'a str,
+    transport: &'static str,
+    registrar: String,
+    lib_ver: u32,
+    #[serde(rename = "Gen")]
+    generation: u32,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    transport_opts: Vec<&'a str>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // the signature that serde asks for
+const fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
+
+fn prefix_name(prefixes: &PrefixTable, id: i32) -> &str {
+    prefixes.by_id(id).map_or("other", |prefix| &prefix.name)
+}
+
+fn text(class: Option<ErrorClass>) -> String {
+    class.map(|c| c.to_string()).unwrap_or_default()
+}
+
+impl<'a> Line<'a> {
+    fn new(registration: &'a Registration, prefixes: &'a PrefixTable) -> Self {
+        Self {
+            duration: 0,
+            bytes_up: 0,
+            bytes_down: 0,
+            covert_dial_err: String::new(),
+            covert_conn_err: String::new(),
+            client_conn_err: String::new(),
+            phantom_addr: registration.phantom.to_string(),
+            phantom_dst_port: registration.dst_port,
+            tunnel_count: registration.tunnels(),
+            v6: registration.phantom.is_ipv6(),
+            asn: registration.origin.asn,
+            country: registration.origin.country(),
+            transport: registration.transport.as_str(),
+            registrar: signalling::names::source(registration.source),
+            lib_ver: registration.lib_version,
+            generation: registration.generation,
+            transport_opts: registration
+                .prefix_id
+                .map(|id| prefix_name(prefixes, id))
+                .into_iter()
+                .collect(),
+        }
+    }
+
+    fn failed_dial(self, class: ErrorClass) -> Self {
+        Self { covert_dial_err: class.to_string(), ..self }
+    }
+
+    fn ended(self, report: &Report) -> Self {
+        Self {
+            duration: u64::try_from(report.duration.as_millis()).unwrap_or(u64::MAX),
+            bytes_up: report.up,
+            bytes_down: report.down,
+            covert_conn_err: text(report.covert_error),
+            client_conn_err: text(report.client_error),
+            ..self
+        }
+    }
+
+    fn json(&self) -> String {
+        // A struct of numbers and strings always serialises.
+        let json = serde_json::to_string(self).unwrap_or_default();
+        json.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
+    }
+}

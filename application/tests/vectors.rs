@@ -1,0 +1,205 @@
+//! `application-ingest.json` through the real pipeline and a real Redis, and
+//! `application-misc.json`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use application::announce::Announcer;
+use application::covert::Resolver;
+use application::intake::Served;
+use application::liveness::{Dialer, LivenessSettings, LivenessTester};
+use application::pipeline::Pipeline;
+use application::policy::Policy;
+use application::stats::Stats;
+use application::store::Store;
+use arc_swap::ArcSwap;
+use futures_util::StreamExt;
+use telemetry::log::Logger;
+use telemetry::privacy::parse_log_client_ip;
+use tokio::sync::Semaphore;
+use transports::Transport;
+use transports::prefix::PrefixTable;
+use vectors::{Tally, Value, load};
+
+/// The vectors were recorded without a name server.
+struct Hosts;
+
+impl Resolver for Hosts {
+    async fn resolve(&self, host: &str) -> Vec<IpAddr> {
+        if host.eq_ignore_ascii_case("localhost") { vec![[127, 0, 0, 1].into()] } else { vec![] }
+    }
+}
+
+/// Nobody answers at any phantom.
+struct Silence;
+
+impl Dialer for Silence {
+    async fn dial(&self, _: SocketAddr) -> std::io::Result<()> {
+        std::future::pending().await
+    }
+}
+
+struct Redis {
+    child: Child,
+    url: String,
+}
+
+impl Redis {
+    fn start(dir: &Path) -> Self {
+        let socket = dir.join("redis.sock");
+        let child = Command::new("redis-server")
+            .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
+            .arg(&socket)
+            .current_dir(dir)
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server is needed: apt-get install redis-server");
+        for _ in 0..500 {
+            if socket.exists() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Self { child, url: format!("redis+unix://{}", socket.display()) }
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The configuration of the vector file, as an operator would write it.
+fn policy(file: &Value, dir: &Path) -> Policy {
+    let config = &file["config"];
+    let toml = format!(
+        "enable_v4 = true\nenable_v6 = true\nsocket_name = \"x\"\n\
+         covert_blocklist_domains = {}\ncovert_blocklist_subnets = {}\n\
+         covert_allowlist_subnets = {}\nphantom_blocklist = {}\n",
+        config["covert_blocklist_domains"],
+        config["covert_blocklist_subnets"],
+        config["covert_allowlist_subnets"],
+        config["phantom_blocklist"]
+    );
+    let settings = conf::Application::parse(&toml, Path::new("app_config.toml")).unwrap().value;
+    let phantoms = dir.join("phantom_subnets.toml");
+    std::fs::write(&phantoms, file["phantom_subnets_toml"].as_str().unwrap()).unwrap();
+    Policy::build(&settings, &phantoms).unwrap().0
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn application_ingest() {
+    let file = load("application-ingest.json");
+    let dir = tempfile::tempdir().unwrap();
+    let redis = Redis::start(dir.path());
+    let client = redis::Client::open(redis.url.as_str()).unwrap();
+    let (mut control, mut messages) = client.get_async_pubsub().await.unwrap().split();
+    control.subscribe(session::SESSION_CHANNEL).await.unwrap();
+    let mut marker = client.get_multiplexed_async_connection().await.unwrap();
+
+    let store = Arc::new(Store::new(10_000));
+    let pipeline = Pipeline {
+        served: Served {
+            v4: true,
+            v6: true,
+            transports: Transport::ALL.to_vec(),
+            prefixes: PrefixTable::default(),
+        },
+        policy: ArcSwap::from_pointee(policy(&file, dir.path())),
+        announcer: Announcer::new(Arc::clone(&store), [0; 16], 100, &redis.url),
+        store,
+        liveness: LivenessTester::new(
+            &LivenessSettings {
+                window: Duration::from_millis(5),
+                live_expiry: None,
+                nonlive_expiry: None,
+                live_capacity: 0,
+                nonlive_capacity: 0,
+            },
+            Silence,
+        ),
+        resolver: Hosts,
+        probes: Semaphore::new(10),
+        stats: Arc::new(Stats::default()),
+        log: Logger::new("[REG] "),
+    };
+    // The connection begins with what is in the store; wait until that (nothing) is over.
+    while !pipeline.announcer.redis().flush(Duration::from_secs(1)).await {}
+    let mut tally = Tally::new("application-ingest.json");
+    for case in file["cases"].as_array().unwrap() {
+        pipeline.handle(&vectors::hex(&case["c2s_wrapper_hex"])).await;
+        assert!(pipeline.announcer.redis().flush(Duration::from_secs(5)).await);
+        let end = b"end of case".as_slice();
+        let _: u64 = redis::cmd("PUBLISH")
+            .arg(session::SESSION_CHANNEL)
+            .arg(end)
+            .query_async(&mut marker)
+            .await
+            .unwrap();
+        let mut published = Vec::new();
+        loop {
+            let message = messages.next().await.unwrap();
+            if message.get_payload_bytes() == end {
+                break;
+            }
+            published.push(hex::encode(message.get_payload_bytes()));
+        }
+        let expected: Vec<&str> = match case.get("required_published") {
+            Some(required) => {
+                required.as_array().unwrap().iter().map(|m| m.as_str().unwrap()).collect()
+            }
+            None => {
+                let all = case["published"].as_array().unwrap();
+                all.iter().map(|m| m["hex"].as_str().unwrap()).collect()
+            }
+        };
+        assert_eq!(published, expected, "{}", case["name"]);
+        tally.pass();
+    }
+    tally.finish();
+}
+
+#[test]
+fn application_misc() {
+    let file = load("application-misc.json");
+    let mut tally = Tally::new("application-misc.json");
+    for case in file["proxy_header"].as_array().unwrap() {
+        let client = case["client"].as_str().unwrap().parse().unwrap();
+        let header = application::tunnel::proxy_header(client);
+        assert_eq!(header.as_bytes(), vectors::hex(&case["hex"]));
+        tally.pass();
+    }
+    for case in file["curve_client_keys"].as_array().unwrap() {
+        let secret: [u8; 32] = vectors::hex(&case["secret_hex"]).try_into().unwrap();
+        let public = keys::public_key(&secret);
+        assert_eq!(public.as_slice(), vectors::hex(&case["public_hex"]));
+        assert_eq!(keys::z85(&secret), case["secret_z85"].as_str().unwrap());
+        assert_eq!(keys::z85(&public), case["public_z85"].as_str().unwrap());
+        tally.pass();
+    }
+    for (class, expected) in
+        [("true", Ok(true)), ("false", Ok(false)), ("error_then_false", Err(()))]
+    {
+        for text in file["log_client_ip_values"][class].as_array().unwrap() {
+            let text = text.as_str().unwrap();
+            assert_eq!(parse_log_client_ip(text).map_err(drop), expected, "{text:?}");
+            tally.pass();
+        }
+    }
+    for (configured, emitted) in file["log_levels"]["emitted_when_configured"].as_object().unwrap()
+    {
+        use telemetry::log::Level;
+        let configured: Level = configured.parse().unwrap();
+        let names = ["trace", "debug", "warn", "error", "info"];
+        let shown: Vec<&str> =
+            names.into_iter().filter(|n| n.parse::<Level>().unwrap() >= configured).collect();
+        assert_eq!(serde_json::json!(shown), *emitted);
+        tally.pass();
+    }
+    tally.finish();
+}
