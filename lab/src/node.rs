@@ -1,0 +1,45 @@
+//! The nodes of the lab.
+
+use std::process::Command;
+
+/// A node: one network namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Node {
+    /// The user behind censorship.
+    Client,
+    /// Access router.
+    Isp,
+    /// The wire with the tap: a switch without addresses.
+    Tap,
+    /// Router of the rest of the internet; phantom prefixes end here in silence.
+    Inet,
+    /// Decoy web server and covert.
+    Decoy,
+    /// The station's host.
+    Station,
+}
+
+impl Node {
+    /// Every node.
+    pub const ALL: [Self; 6] =
+        [Self::Client, Self::Isp, Self::Tap, Self::Inet, Self::Decoy, Self::Station];
+
+    /// Name of the node and of its namespace.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Isp => "isp",
+            Self::Tap => "tap",
+            Self::Inet => "inet",
+            Self::Decoy => "decoy",
+            Self::Station => "station",
+        }
+    }
+
+    /// A command that runs `program` on this node.
+    pub fn command(self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", self.name())).arg("--").arg(program);
+        command
+    }
+}
