@@ -14,6 +14,10 @@ use crate::problem::{Loaded, Problems};
 pub struct Detector {
     /// Sources whose packets are left alone.
     pub filter: Vec<IpNet>,
+    /// Redis of the session channel; `Some("")` switches it off.
+    pub redis_url: Option<String>,
+    /// Socket of the gRPC session channel; `Some("")` switches it off.
+    pub session_socket: Option<String>,
 }
 
 impl Detector {
@@ -49,7 +53,9 @@ impl Detector {
                 .notice(KEY, format!("`{text}` is neither an address nor a subnet and is ignored"));
         }
         // Unknown keys are the business of the application's reader of the same file.
-        let loaded = table.finish(Self { filter })?;
+        let redis_url = table.string("redis_url");
+        let session_socket = table.string("session_socket");
+        let loaded = table.finish(Self { filter, redis_url, session_socket })?;
         let notices = loaded
             .notices
             .into_iter()
