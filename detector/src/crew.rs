@@ -1,0 +1,249 @@
+//! The worker threads: pinned, supervised, one per queue.
+
+use crate::clock::{Clock, Millis};
+use crate::counters::Counters;
+use crate::flows;
+use crate::log::{self, Level};
+use crate::outlets::Outlets;
+use crate::source::{Burst, FrameSource, SourceState};
+use crate::worker::{Shared, Worker};
+use parking_lot::Mutex;
+use std::any::Any;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// Longest wait for frames, which bounds how long a worker takes to stop.
+const BURST_TIMEOUT: Duration = Duration::from_millis(5);
+/// How often flows are cleaned, in milliseconds.
+const CLEANING: u64 = 100;
+/// First and longest pause before a worker is started again.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// A worker that fails this often within [`PATIENCE`] is given up.
+const MAX_FAILURES: usize = 20;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Opens a worker's source.
+pub type OpenSource = dyn Fn() -> io::Result<Box<dyn FrameSource>> + Send + Sync;
+
+/// What is known of a worker while it runs.
+#[derive(Debug)]
+pub struct Post {
+    /// Index of the worker.
+    pub index: usize,
+    /// Number of its queue and tun device.
+    pub queue: usize,
+    /// Its CPU.
+    pub cpu: usize,
+    /// Its counters.
+    pub counters: Arc<Counters>,
+    /// Times that it was started again.
+    pub restarts: AtomicU64,
+    /// State of its source.
+    pub state: Mutex<SourceState>,
+}
+
+/// How a worker ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It was told to.
+    Stopped,
+    /// Its source has no more frames.
+    Exhausted,
+    /// It could not be kept alive.
+    GivenUp,
+}
+
+/// All that a worker needs to start, and to start again.
+pub struct Recipe {
+    /// What is known of it.
+    pub post: Arc<Post>,
+    /// Opens its source.
+    pub open: Box<OpenSource>,
+    /// Makes its exits.
+    pub outlets: Box<dyn Fn() -> Outlets + Send + Sync>,
+    /// Sessions, filter list and counters.
+    pub shared: Shared,
+    /// Bytes to skip at the start of every frame.
+    pub tunnel_offset: usize,
+    /// Time of the process.
+    pub clock: Clock,
+    /// Ends every worker.
+    pub stop: Arc<AtomicBool>,
+}
+
+impl std::fmt::Debug for Recipe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Recipe").field("post", &self.post).finish_non_exhaustive()
+    }
+}
+
+impl Recipe {
+    /// Runs the worker until it is told to stop or its source ends. A panic, or a source that
+    /// fails, costs the flows that it followed; sessions are not its own. `first` is its source
+    /// when that is open already.
+    pub fn supervise(&self, mut first: Option<Box<dyn FrameSource>>) -> End {
+        let mut failures: Vec<Instant> = Vec::new();
+        let mut backoff = BACKOFF.0;
+        loop {
+            let source = first.take();
+            let started = Instant::now();
+            let reason = match catch_unwind(AssertUnwindSafe(|| self.run(source))) {
+                Ok(Ok(end)) => return end,
+                Ok(Err(error)) => error.to_string(),
+                Err(panic) => format!("panic: {}", panic_text(&*panic)),
+            };
+            *self.post.state.lock() = SourceState::Waiting(reason.clone());
+            self.post.restarts.fetch_add(1, Relaxed);
+            failures.retain(|at| at.elapsed() < PATIENCE);
+            failures.push(started);
+            if failures.len() > MAX_FAILURES {
+                self.say(Level::Error, format_args!("worker given up: {reason}"));
+                return End::GivenUp;
+            }
+            self.say(Level::Error, format_args!("worker failed, starting it again: {reason}"));
+            if started.elapsed() > PATIENCE {
+                backoff = BACKOFF.0;
+            }
+            if self.sleep(backoff) {
+                return End::Stopped;
+            }
+            backoff = (backoff * 2).min(BACKOFF.1);
+        }
+    }
+
+    fn say(&self, level: Level, text: std::fmt::Arguments<'_>) {
+        log::line(self.post.queue, level, text);
+    }
+
+    /// Sleeps for `time`; true when it is told to stop meanwhile.
+    fn sleep(&self, time: Duration) -> bool {
+        let end = Instant::now() + time;
+        while Instant::now() < end {
+            if self.stop.load(Relaxed) {
+                return true;
+            }
+            std::thread::sleep(BURST_TIMEOUT);
+        }
+        self.stop.load(Relaxed)
+    }
+
+    fn run(&self, source: Option<Box<dyn FrameSource>>) -> io::Result<End> {
+        let mut source = match source {
+            Some(source) => source,
+            None => (self.open)()?,
+        };
+        let mut worker = Worker::new(
+            self.shared.clone(),
+            self.tunnel_offset,
+            flows::DEFAULT_CAPACITY,
+            (self.outlets)(),
+        );
+        let earlier_drops = self.post.counters.source_drops.value();
+        let mut time = Time::new(self.clock);
+        let mut next_cleaning = time.last;
+        while !self.stop.load(Relaxed) {
+            time.fresh = false;
+            let burst = source.burst(BURST_TIMEOUT, &mut |frame, stamp| {
+                worker.packet(frame, time.of(stamp));
+            });
+            let end = burst? == Burst::Ended;
+            let now = time.now();
+            if now >= next_cleaning || end {
+                next_cleaning = Millis(now.0 + CLEANING);
+                worker.clean(now);
+                self.post.counters.source_drops.set(earlier_drops + source.dropped());
+                self.note(source.state());
+            }
+            if end {
+                return Ok(End::Exhausted);
+            }
+        }
+        Ok(End::Stopped)
+    }
+
+    /// Keeps the state of the source, and says so when it changed.
+    fn note(&self, now: SourceState) {
+        let mut state = self.post.state.lock();
+        if *state == now {
+            return;
+        }
+        match (&*state, &now) {
+            (_, SourceState::Attached) => self.say(Level::Debug, format_args!("source attached")),
+            (SourceState::Waiting(_), SourceState::Waiting(_)) | (_, SourceState::Starting) => {}
+            (_, SourceState::Waiting(reason)) => {
+                self.say(Level::Warn, format_args!("source not there, trying again: {reason}"));
+            }
+        }
+        *state = now;
+    }
+}
+
+/// Time of the packets: read once per burst, or taken from the recording.
+struct Time {
+    clock: Clock,
+    last: Millis,
+    fresh: bool,
+    first_stamp: Option<u64>,
+}
+
+impl Time {
+    fn new(clock: Clock) -> Self {
+        Self { clock, last: clock.now(), fresh: false, first_stamp: None }
+    }
+
+    #[inline(always)]
+    fn of(&mut self, stamp: Option<u64>) -> Millis {
+        match stamp {
+            None => self.now(),
+            Some(stamp) => self.recorded(stamp),
+        }
+    }
+
+    /// A recording whose stamps go back does not turn time back.
+    fn recorded(&mut self, stamp: u64) -> Millis {
+        let first = *self.first_stamp.get_or_insert(stamp);
+        self.last = self.last.max(Millis(stamp.saturating_sub(first) / 1_000_000));
+        self.last
+    }
+
+    #[inline(always)]
+    fn now(&mut self) -> Millis {
+        if !self.fresh {
+            self.fresh = true;
+            self.last = self.last.max(self.clock.now());
+        }
+        self.last
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no text")
+}
+
+/// CPUs that this process may use.
+pub fn allowed_cpus() -> Vec<usize> {
+    match rustix::thread::sched_getaffinity(None) {
+        Ok(set) => (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect(),
+        Err(_) => Vec::new(),
+    }
+}
+
+/// Pins the calling thread to `cpu`.
+///
+/// # Errors
+/// When the system refuses.
+pub fn pin(cpu: usize) -> io::Result<()> {
+    if cpu >= rustix::thread::CpuSet::MAX_CPU {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(cpu);
+    Ok(rustix::thread::sched_setaffinity(None, &set)?)
+}

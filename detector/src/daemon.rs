@@ -1,0 +1,541 @@
+//! The daemon: parts, threads, signals.
+
+use crate::arguments::{self, Arguments, Request};
+use crate::candidates::{Bell, Candidates};
+use crate::checker::{Checkers, Inlet};
+use crate::clock::Clock;
+use crate::counters::Counters;
+use crate::crew::{self, End, OpenSource, Post, Recipe};
+use crate::feed::{Feed, Holder};
+use crate::log::{self, Level};
+use crate::outlets::{Discard, Outlets, PacketSink};
+use crate::pending::Pending;
+use crate::replay::Summary;
+use crate::report::{FIFO_DIR, Reporter};
+use crate::sessions::Sessions;
+use crate::settings::{Environment, Settings};
+use crate::source::{self, SourceState};
+use crate::status::Desk;
+use crate::worker::Shared;
+use arc_swap::ArcSwap;
+use bus::{Publisher, PublisherOptions};
+use session::watch::{DetectorId, Watch};
+use std::ffi::OsString;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use telemetry::admin::{self, Identification};
+use telemetry::process::{Exit, Signal, Signals, notify};
+use tokio::sync::{Notify, mpsc};
+use tun::{Tun, TunError};
+
+/// How long the first packet waits for the first snapshot (`spec/channels.md` 1, rule 4).
+const FIRST_SNAPSHOT: Duration = Duration::from_millis(500);
+/// How often expired sessions are removed.
+const SWEEP: Duration = Duration::from_millis(100);
+/// A killed predecessor may hold its devices and sockets for this long.
+const PREDECESSOR: Duration = Duration::from_secs(2);
+/// How long what is published may take to leave at the end.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Why the daemon ends, other than well.
+#[derive(Debug)]
+struct Failure {
+    exit: Exit,
+    text: String,
+}
+
+impl Failure {
+    fn new(exit: Exit, text: impl ToString) -> Self {
+        Self { exit, text: text.to_string() }
+    }
+}
+
+/// Runs the detector with the `words` of its command line to its end.
+pub fn main(words: impl IntoIterator<Item = OsString>) -> Exit {
+    let arguments = match arguments::parse(words) {
+        Ok(Request::Run(arguments)) => *arguments,
+        Ok(Request::Help) => {
+            print!("{}", arguments::HELP);
+            return Exit::Ok;
+        }
+        Ok(Request::Version) => {
+            println!("detector {}", env!("CARGO_PKG_VERSION"));
+            return Exit::Ok;
+        }
+        Err(error) => {
+            eprintln!("detector: {error}");
+            return Exit::Usage;
+        }
+    };
+    match start(arguments) {
+        Ok(()) => Exit::Ok,
+        Err(Failure { exit, text }) => {
+            eprintln!("detector: {text}");
+            exit
+        }
+    }
+}
+
+fn start(arguments: Arguments) -> Result<(), Failure> {
+    let environment = Environment::of_process();
+    let settings = Settings::load(&arguments, &environment)
+        .map_err(|error| Failure::new(Exit::Config, error))?;
+    for notice in arguments.notices.iter().chain(&settings.notices) {
+        eprintln!("detector: {notice}");
+    }
+    let cpus = cpus(&arguments)?;
+    if arguments.check_config {
+        println!("configuration is good");
+        return Ok(());
+    }
+    telemetry::privacy::set_log_client_ip(settings.log_client_ip);
+    telemetry::process::raise_nofile_limit();
+    announce_keys(&settings);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::OsErr, error))?;
+    runtime.block_on(async {
+        let config_named = environment.config.is_some();
+        Detector::build(arguments, settings, config_named, &cpus).await?.run(cpus).await
+    })
+}
+
+fn announce_keys(settings: &Settings) {
+    let keys = settings.checker.keys();
+    log::plain(format_args!("{} private keys", keys.len()));
+    log::plain("Using public keys: ");
+    for (i, key) in keys.iter().enumerate() {
+        let hex: String = key.public().iter().map(|byte| format!("{byte:02x}")).collect();
+        log::plain(format_args!("Key {i}: {hex}"));
+    }
+    log::plain("");
+}
+
+/// CPU of each worker; none at all for a replay, which takes what it gets.
+fn cpus(arguments: &Arguments) -> Result<Vec<usize>, Failure> {
+    let placement = conf::Placement {
+        core_base: arguments.core_base,
+        core_count: arguments.workers,
+        skip_core: arguments.skip_core,
+        queue_offset: arguments.queue_offset,
+        tun_offset: arguments.queue_offset,
+    };
+    let wanted = placement.cores();
+    if arguments.recording().is_some() || arguments.allow_unpinned {
+        return Ok(wanted);
+    }
+    let allowed = crew::allowed_cpus();
+    let missing: Vec<usize> = wanted.iter().copied().filter(|cpu| !allowed.contains(cpu)).collect();
+    if missing.is_empty() {
+        return Ok(wanted);
+    }
+    Err(Failure::new(
+        Exit::Config,
+        format_args!(
+            "workers need the CPUs {wanted:?}, and {missing:?} are not available here \
+             (available: {allowed:?}); change -o, -n or -s, or give --allow-unpinned"
+        ),
+    ))
+}
+
+/// The parts of a running detector.
+struct Detector {
+    desk: Arc<Desk>,
+    checkers: Arc<Checkers>,
+    pending: Arc<Pending>,
+    sinks: Vec<Arc<dyn PacketSink>>,
+    tunnel_offset: usize,
+    clock: Clock,
+    stop: Arc<AtomicBool>,
+}
+
+impl Detector {
+    async fn build(
+        arguments: Arguments,
+        settings: Settings,
+        config_named: bool,
+        cpus: &[usize],
+    ) -> Result<Self, Failure> {
+        let replay = arguments.recording().is_some();
+        let clock = if replay { Clock::Standing } else { Clock::default() };
+        let sessions = Arc::new(Sessions::new());
+        let pending = Arc::new(Pending::default());
+        let bell = Arc::new(Bell::default());
+        let queues = arguments.queue_offset..arguments.queue_offset + arguments.workers;
+        let mut sinks: Vec<Arc<dyn PacketSink>> = Vec::new();
+        for queue in queues.clone() {
+            sinks.push(if replay || arguments.discard {
+                Arc::new(Discard)
+            } else {
+                Arc::new(open_tun(&format!("tun{queue}")).await?)
+            });
+        }
+        let publisher = match arguments.endpoint() {
+            Some(endpoint) => Some(Arc::new(bind(endpoint).await?)),
+            None => None,
+        };
+        let post = |(index, queue): (usize, usize)| {
+            Arc::new(Post {
+                index,
+                queue,
+                cpu: cpus[index],
+                counters: Arc::default(),
+                restarts: 0.into(),
+                state: SourceState::default().into(),
+            })
+        };
+        let posts: Vec<Arc<Post>> = queues.enumerate().map(post).collect();
+        let inlet = |post: &Arc<Post>| Inlet {
+            candidates: Arc::new(Candidates::new(Arc::clone(&bell))),
+            counters: Arc::clone(&post.counters),
+        };
+        let inlets: Vec<Inlet> = posts.iter().map(inlet).collect();
+        let holders = posts
+            .iter()
+            .zip(&sinks)
+            .map(|(post, sink)| Holder {
+                sink: Arc::clone(sink),
+                counters: Arc::clone(&post.counters),
+            })
+            .collect();
+        let feed = Arc::new(Feed::new(Arc::clone(&sessions), Arc::clone(&pending), clock, holders));
+        let (watch, redis) = channels(&arguments, &settings, replay, &feed);
+        let checker = Arc::new(ArcSwap::from_pointee(settings.checker));
+        let bus = publisher.clone();
+        let publish = Box::new(move |message: Vec<u8>| {
+            if let Some(publisher) = &bus {
+                publisher.publish(message.into());
+            }
+        });
+        let checkers = Arc::new(Checkers::new(Arc::clone(&checker), inlets.clone(), bell, publish));
+        let desk = Arc::new(Desk {
+            arguments,
+            config: settings.config,
+            config_named,
+            posts,
+            inlets,
+            sessions,
+            filter: Arc::new(ArcSwap::from_pointee(settings.filter)),
+            checker,
+            watch,
+            redis,
+            publisher,
+            leave: Arc::new(Notify::new()),
+        });
+        let stop = Arc::new(AtomicBool::new(false));
+        let tunnel_offset = settings.tunnel_offset;
+        Ok(Self { desk, checkers, pending, sinks, tunnel_offset, clock, stop })
+    }
+
+    async fn run(self, cpus: Vec<usize>) -> Result<(), Failure> {
+        let mut signals = Signals::install().map_err(|e| Failure::new(Exit::OsErr, e))?;
+        let _admin = self.serve_admin();
+        let replay = self.desk.arguments.recording().is_some();
+        if !replay && !self.desk.watch.first_snapshot(FIRST_SNAPSHOT).await {
+            let state = self.desk.watch.describe();
+            log::plain(format_args!("session channel: {state}"));
+        }
+        let started = Instant::now();
+        let checkers = self.start_checkers();
+        let (ends_in, mut ends) = mpsc::unbounded_channel();
+        let mut workers = Vec::new();
+        for (post, cpu) in self.desk.posts.iter().zip(cpus) {
+            workers.push(self.start_worker(post, cpu, ends_in.clone())?);
+        }
+        drop(ends_in);
+        let sweeper = tokio::spawn(sweep(Arc::clone(&self.desk.sessions), self.clock));
+        let reporter = tokio::spawn(report(Arc::clone(&self.desk)));
+        notify("READY=1");
+        let outcome = self.attend(&mut signals, &mut ends).await;
+        notify("STOPPING=1");
+        eprintln!("PF_RING Tapdance shutting down...");
+        self.stop.store(true, Ordering::Relaxed);
+        sweeper.abort();
+        reporter.abort();
+        self.finish(workers, checkers, replay).await;
+        if replay {
+            let counters = self.desk.posts[0].counters.snapshot();
+            println!("{}", Summary { counters, seconds: started.elapsed().as_secs_f64() });
+        }
+        eprintln!("PF_RING Tapdance done shutting down!");
+        outcome
+    }
+
+    /// The admin socket is a convenience; without it the detector does its work.
+    fn serve_admin(&self) -> Option<tokio::task::JoinHandle<()>> {
+        if self.desk.arguments.recording().is_some() {
+            return None;
+        }
+        let offset = u32::try_from(self.desk.arguments.queue_offset).unwrap_or(u32::MAX);
+        let path = admin::socket_path(&admin::ipc_dir(), "detector", offset);
+        let configuration = std::fs::read(&self.desk.config).unwrap_or_default();
+        let who = Identification::new("detector", env!("CARGO_PKG_VERSION"), &configuration);
+        match admin::serve(&path, Arc::clone(&self.desk), who) {
+            Ok(task) => Some(task),
+            Err(error) => {
+                eprintln!("detector: {error}");
+                None
+            }
+        }
+    }
+
+    fn start_checkers(&self) -> Vec<JoinHandle<()>> {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let workers = self.desk.posts.len();
+        let count = self.desk.arguments.checkers.unwrap_or(workers.min(cpus)).max(1);
+        (0..count)
+            .filter_map(|index| {
+                let checkers = Arc::clone(&self.checkers);
+                let thread = std::thread::Builder::new().name(format!("checker-{index}"));
+                let run = move || {
+                    while catch_unwind(AssertUnwindSafe(|| checkers.run(index))).is_err() {
+                        eprintln!("detector: checker {index} failed, starting it again");
+                        std::thread::sleep(SWEEP);
+                    }
+                };
+                thread.spawn(run).ok()
+            })
+            .collect()
+    }
+
+    fn start_worker(
+        &self,
+        post: &Arc<Post>,
+        cpu: usize,
+        ends: mpsc::UnboundedSender<(usize, End)>,
+    ) -> Result<JoinHandle<()>, Failure> {
+        let arguments = &self.desk.arguments;
+        let open = opener(arguments, post.queue);
+        // What can never work is an error now, not a worker that fails for ever.
+        let first = match arguments.source {
+            Some(_) => Some(open().map_err(|error| Failure::new(Exit::NoInput, error))?),
+            None => None,
+        };
+        let recipe = Recipe {
+            post: Arc::clone(post),
+            open,
+            outlets: self.outlets(post),
+            shared: Shared {
+                sessions: Arc::clone(&self.desk.sessions),
+                filter: Arc::clone(&self.desk.filter),
+                counters: Arc::clone(&post.counters),
+            },
+            tunnel_offset: self.tunnel_offset,
+            clock: self.clock,
+            stop: Arc::clone(&self.stop),
+        };
+        let pinned = arguments.recording().is_none();
+        let (index, queue, allow) = (post.index, post.queue, arguments.allow_unpinned);
+        log::plain(format_args!("Starting process {index}..."));
+        let run = move || {
+            if let (true, Err(error)) = (pinned, crew::pin(cpu)) {
+                let text = format_args!("Error binding to core {cpu}: {error}");
+                log::line(queue, if allow { Level::Warn } else { Level::Error }, text);
+                if !allow {
+                    let _ = ends.send((index, End::GivenUp));
+                    return;
+                }
+            }
+            let pid = std::process::id();
+            log::plain(format_args!("Core {queue}: PID {pid}, lcore {cpu}"));
+            log::line(queue, Level::Debug, "reset");
+            log::line(queue, Level::Debug, format_args!("gre_offset: {}", recipe.tunnel_offset));
+            log::line(queue, Level::Debug, format_args!("Initialized rust core {queue}"));
+            let end = recipe.supervise(first);
+            eprintln!("PF_RING zero-copy Tapdance child process shut down");
+            // The receiver is gone when the daemon leaves for another reason.
+            let _ = ends.send((index, end));
+        };
+        std::thread::Builder::new()
+            .name(format!("worker-{queue}"))
+            .spawn(run)
+            .map_err(|error| Failure::new(Exit::OsErr, error))
+    }
+
+    /// A maker of exits; a worker that is started again gets new ones.
+    fn outlets(&self, post: &Post) -> Box<dyn Fn() -> Outlets + Send + Sync> {
+        let (worker, queue) = (post.index, post.queue);
+        let sink = Arc::clone(&self.sinks[worker]);
+        let candidates = Arc::clone(&self.desk.inlets[worker].candidates);
+        let (pending, sessions) = (Arc::clone(&self.pending), Arc::clone(&self.desk.sessions));
+        let patient = self.desk.arguments.recording().is_some();
+        Box::new(move || Outlets {
+            worker,
+            queue,
+            sink: Arc::clone(&sink),
+            candidates: Arc::clone(&candidates),
+            pending: Arc::clone(&pending),
+            sessions: Arc::clone(&sessions),
+            patient,
+            failing: false,
+        })
+    }
+
+    /// Waits for a reason to leave.
+    async fn attend(
+        &self,
+        signals: &mut Signals,
+        ends: &mut mpsc::UnboundedReceiver<(usize, End)>,
+    ) -> Result<(), Failure> {
+        loop {
+            tokio::select! {
+                signal = signals.next() => match signal {
+                    Signal::Reload => self.reload(),
+                    Signal::Interrupt | Signal::Terminate => return Ok(()),
+                },
+                () = self.desk.leave.notified() => return Ok(()),
+                end = ends.recv() => match end {
+                    Some((index, End::GivenUp)) => {
+                        let text = format_args!("worker {index} could not be kept alive");
+                        return Err(Failure::new(Exit::Software, text));
+                    }
+                    Some(_) => {}
+                    // All workers have come to the end of their source.
+                    None => return Ok(()),
+                },
+            }
+        }
+    }
+
+    fn reload(&self) {
+        for result in self.desk.reload_files() {
+            if result.applied {
+                log::plain(format_args!("reloaded {}", result.file));
+            } else {
+                eprintln!("detector: {}: kept the old: {}", result.file, result.error);
+            }
+        }
+    }
+
+    async fn finish(
+        &self,
+        workers: Vec<JoinHandle<()>>,
+        checkers: Vec<JoinHandle<()>>,
+        patient: bool,
+    ) {
+        let join = |threads: Vec<JoinHandle<()>>| {
+            // Panics were caught inside the threads.
+            threads.into_iter().for_each(|thread| drop(thread.join()));
+        };
+        let _ = tokio::task::spawn_blocking(move || join(workers)).await;
+        let end = Instant::now() + LINGER;
+        while !self.checkers.is_idle() && (patient || Instant::now() < end) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        self.checkers.stop.store(true, Ordering::Relaxed);
+        self.checkers.bell.ring_all();
+        let _ = tokio::task::spawn_blocking(move || join(checkers)).await;
+        if let Some(publisher) = &self.desk.publisher {
+            while publisher.peers().iter().any(|peer| peer.queued > 0) && Instant::now() < end {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    }
+}
+
+/// Opens the device, waiting a little for a predecessor that was killed to let go of it.
+async fn open_tun(name: &str) -> Result<Tun, Failure> {
+    let end = Instant::now() + PREDECESSOR;
+    loop {
+        match Tun::open(name) {
+            Err(TunError::Busy(_)) if Instant::now() < end => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Err(error) => {
+                let exit = match error {
+                    TunError::Control(_) | TunError::Missing(_) => Exit::NoPerm,
+                    _ => Exit::Unavailable,
+                };
+                return Err(Failure::new(exit, error));
+            }
+            Ok(tun) => return Ok(tun),
+        }
+    }
+}
+
+async fn bind(endpoint: &str) -> Result<Publisher, Failure> {
+    log::plain(format_args!("binding zmq socket to {endpoint}"));
+    let end = Instant::now() + PREDECESSOR;
+    loop {
+        match Publisher::bind(endpoint, PublisherOptions::default()).await {
+            Ok(publisher) => return Ok(publisher),
+            Err(bus::BindError::Socket { .. }) if Instant::now() < end => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Err(error) => return Err(Failure::new(Exit::Unavailable, error)),
+        }
+    }
+}
+
+/// Starts the channels that bring sessions in.
+fn channels(
+    arguments: &Arguments,
+    settings: &Settings,
+    replay: bool,
+    feed: &Arc<Feed>,
+) -> (Watch, Option<session::redis_in::Subscription>) {
+    if replay {
+        return (Watch::off(), None);
+    }
+    let cluster = arguments.cluster.map_or_else(|| "alone".to_owned(), |id| id.to_string());
+    let name = format!("detector-{cluster}-{}", arguments.queue_offset);
+    let sink = || Arc::clone(feed) as Arc<dyn session::SessionSink>;
+    let watch = match &settings.session_socket {
+        Some(path) => {
+            let id = DetectorId { name: name.clone(), boot_id: rand::random() };
+            session::watch::watch(path.clone(), id, sink())
+        }
+        None => Watch::off(),
+    };
+    let redis = settings
+        .redis_url
+        .clone()
+        .map(|url| session::redis_in::subscribe(url, name, watch.clone(), sink()));
+    (watch, redis)
+}
+
+/// How the worker of `queue` opens its source.
+fn opener(arguments: &Arguments, queue: usize) -> Box<OpenSource> {
+    match &arguments.source {
+        Some(name) => {
+            let name = name.clone();
+            Box::new(move || source::open(&name))
+        }
+        None => {
+            let cluster = arguments.cluster.unwrap_or_default();
+            // Looking without sleeping is only fair on a CPU of one's own.
+            let spin = !arguments.allow_unpinned;
+            Box::new(move || Ok(source::queue(cluster, queue, spin)))
+        }
+    }
+}
+
+async fn sweep(sessions: Arc<Sessions>, clock: Clock) {
+    let mut ticks = tokio::time::interval(SWEEP);
+    loop {
+        ticks.tick().await;
+        sessions.sweep(clock.now());
+    }
+}
+
+async fn report(desk: Arc<Desk>) {
+    let reporter = |post: &Arc<Post>| {
+        let reporter = Reporter::new(post.queue, FIFO_DIR.as_ref());
+        reporter.reset();
+        (reporter, Arc::clone(&post.counters))
+    };
+    let mut reporters: Vec<(Reporter, Arc<Counters>)> = desk.posts.iter().map(reporter).collect();
+    let mut ticks = tokio::time::interval(desk.arguments.period);
+    ticks.tick().await;
+    loop {
+        ticks.tick().await;
+        for (reporter, counters) in &mut reporters {
+            reporter.report(counters.snapshot(), desk.sessions.len());
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Where a worker's frames come from.
+
+use shm::{Consumer, ConsumerOptions, ConsumerState};
+use std::time::Duration;
+
+/// What a burst brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Burst {
+    /// This many frames, possibly none within the time given.
+    Frames(usize),
+    /// There will be no more.
+    Ended,
+}
+
+/// Something that hands out captured Ethernet frames.
+pub trait FrameSource: Send {
+    /// Waits at most `timeout` for frames and hands each to `each`, with the time of its capture in
+    /// nanoseconds where the source replays a recording.
+    ///
+    /// # Errors
+    /// When the source has failed; it may be opened anew.
+    fn burst(
+        &mut self,
+        timeout: Duration,
+        each: &mut dyn FnMut(&[u8], Option<u64>),
+    ) -> std::io::Result<Burst>;
+
+    /// Frames that were dropped before they reached this source's reader, since it was opened.
+    fn dropped(&self) -> u64;
+
+    /// One word and its reason, for the operator.
+    fn state(&self) -> SourceState;
+
+    /// Whether this is a recording, which has a time of its own and an end.
+    fn is_recording(&self) -> bool {
+        false
+    }
+}
+
+/// The queue `queue` of `cluster`, which need not exist yet. With `spin` it is looked at for a
+/// moment before the worker sleeps, which a processor that is shared with others does not allow.
+pub fn queue(cluster: u32, queue: usize, spin: bool) -> Box<dyn FrameSource> {
+    let queue = u16::try_from(queue).unwrap_or(u16::MAX);
+    let mut options = ConsumerOptions::new(telemetry::admin::ipc_dir(), cluster, queue);
+    if !spin {
+        options.spin = Duration::ZERO;
+    }
+    Box::new(Queue(Consumer::detached(options)))
+}
+
+/// Opens the source that `-i` names.
+///
+/// # Errors
+/// When it does not exist or may not be opened.
+pub fn open(name: &str) -> std::io::Result<Box<dyn FrameSource>> {
+    Err(std::io::Error::new(std::io::ErrorKind::Unsupported, format!("{name}: no such source")))
+}
+
+/// Whether frames can come.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum SourceState {
+    /// Not opened yet.
+    #[default]
+    Starting,
+    /// They can.
+    Attached,
+    /// They cannot; it is tried again. With the reason.
+    Waiting(String),
+}
+
+/// A queue of zbalance.
+#[derive(Debug)]
+pub struct Queue(Consumer);
+
+impl FrameSource for Queue {
+    fn burst(
+        &mut self,
+        timeout: Duration,
+        each: &mut dyn FnMut(&[u8], Option<u64>),
+    ) -> std::io::Result<Burst> {
+        let burst = self.0.receive(timeout);
+        let count = burst.len();
+        for frame in burst.iter() {
+            each(frame.data, None);
+        }
+        Ok(Burst::Frames(count))
+    }
+
+    fn dropped(&self) -> u64 {
+        let statistics = self.0.statistics();
+        statistics.dropped + statistics.errors
+    }
+
+    fn state(&self) -> SourceState {
+        match (self.0.state(), self.0.last_error()) {
+            (ConsumerState::Attached { .. }, _) => SourceState::Attached,
+            (ConsumerState::Detached, Some(error)) => SourceState::Waiting(error.to_string()),
+            (ConsumerState::Detached, None) => SourceState::Starting,
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! What the admin service tells and does (`spec/channels.md` 2).
+
+use crate::arguments::Arguments;
+use crate::checker::Inlet;
+use crate::crew::Post;
+use crate::filter::Filter;
+use crate::sessions::Sessions;
+use crate::settings;
+use crate::source::SourceState;
+use arc_swap::ArcSwap;
+use bus::Publisher;
+use session::redis_in::Subscription;
+use session::watch::Watch;
+use signalling::station::{DetectorStatus, FileResult, WorkerStatus, status_reply::Detail};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use tag::TagChecker;
+use telemetry::admin::DaemonStatus;
+use tokio::sync::Notify;
+
+/// The running detector, as the operator meets it.
+pub struct Desk {
+    /// Command line.
+    pub arguments: Arguments,
+    /// The TOML file.
+    pub config: PathBuf,
+    /// Whether the environment names that file.
+    pub config_named: bool,
+    /// Workers.
+    pub posts: Vec<Arc<Post>>,
+    /// Their candidates.
+    pub inlets: Vec<Inlet>,
+    /// Sessions.
+    pub sessions: Arc<Sessions>,
+    /// Filter list in force.
+    pub filter: Arc<ArcSwap<Filter>>,
+    /// Station keys in force.
+    pub checker: Arc<ArcSwap<TagChecker>>,
+    /// gRPC session channel.
+    pub watch: Watch,
+    /// Redis session channel.
+    pub redis: Option<Subscription>,
+    /// Publisher of registrations, unless this is a replay.
+    pub publisher: Option<Arc<Publisher>>,
+    /// Tells the daemon to leave.
+    pub leave: Arc<Notify>,
+}
+
+impl std::fmt::Debug for Desk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Desk").field("posts", &self.posts).finish_non_exhaustive()
+    }
+}
+
+impl Desk {
+    /// Reads keys and filter list again; what cannot be read leaves the old in force.
+    pub fn reload_files(&self) -> Vec<FileResult> {
+        let keys = settings::load_keys(&self.arguments);
+        let keys_file = self.arguments.keys.clone().unwrap_or_default();
+        let mut results = vec![file_result(&keys_file, keys.as_ref().err())];
+        if let Ok((checker, _)) = keys {
+            self.checker.store(Arc::new(checker));
+        }
+        let config = settings::load_config(&self.config, self.config_named, &mut Vec::new());
+        results.push(file_result(&self.config, config.as_ref().err()));
+        if let Ok(detector) = config {
+            self.filter.store(Arc::new(Filter::new(detector.filter)));
+        }
+        results
+    }
+
+    fn state(&self) -> (String, Vec<String>) {
+        let mut notes = Vec::new();
+        let mut waiting = 0;
+        for post in &self.posts {
+            if let SourceState::Waiting(reason) = &*post.state.lock() {
+                waiting += 1;
+                notes.push(format!("worker {}: {reason}", post.queue));
+            }
+        }
+        notes.push(format!("sessions: {}", self.watch.describe()));
+        notes.push(format!("redis: {}", self.redis_state()));
+        if let Some(publisher) = &self.publisher {
+            let stats = publisher.stats();
+            notes.push(format!(
+                "registration bus: {} on {}, {} subscriber(s), {} published, {} dropped",
+                if stats.subscribers == 0 { "waiting" } else { "connected" },
+                publisher.endpoint(),
+                stats.subscribers,
+                stats.published,
+                stats.dropped,
+            ));
+        }
+        let state = if waiting == 0 { "ready" } else { "degraded" };
+        (state.to_owned(), notes)
+    }
+
+    fn redis_state(&self) -> String {
+        match &self.redis {
+            Some(redis) => format!(
+                "{}, {} messages, {} refused",
+                redis.state(),
+                redis.received(),
+                redis.refused()
+            ),
+            None => "off".to_owned(),
+        }
+    }
+
+    fn worker(post: &Post) -> WorkerStatus {
+        let counters = post.counters.snapshot();
+        WorkerStatus {
+            worker: u32::try_from(post.queue).unwrap_or(u32::MAX),
+            packets: counters.packets,
+            bytes: counters.bytes,
+            dropped_source: counters.source_drops,
+            dropped_candidates: counters.candidates_dropped,
+            dropped_tun: counters.forward_errors,
+            tracked_flows: counters.tracked,
+            candidates: counters.candidates,
+            tags: counters.tags,
+            forwarded: counters.forwarded + counters.released,
+            restarts: post.restarts.load(Relaxed),
+        }
+    }
+}
+
+fn file_result(file: &std::path::Path, error: Option<&impl ToString>) -> FileResult {
+    FileResult {
+        file: file.display().to_string(),
+        applied: error.is_none(),
+        error: error.map(ToString::to_string).unwrap_or_default(),
+    }
+}
+
+impl telemetry::admin::Daemon for Desk {
+    fn status(&self) -> DaemonStatus {
+        let (state, notes) = self.state();
+        let detail = DetectorStatus {
+            workers: self.posts.iter().map(|post| Self::worker(post)).collect(),
+            sessions: self.sessions.len() as u64,
+            session_channel: self.watch.describe(),
+            redis: self.redis_state(),
+        };
+        DaemonStatus { state, notes, detail: Some(Detail::Detector(detail)) }
+    }
+
+    async fn reload(&self) -> Vec<FileResult> {
+        self.reload_files()
+    }
+
+    /// The detector holds nothing that has to be finished, so it leaves at once.
+    fn drain(&self, _: Duration) {
+        self.leave.notify_one();
+    }
+}

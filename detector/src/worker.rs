@@ -1,0 +1,296 @@
+//! What becomes of a packet (`spec/detector.md` 5): the part of a worker that knows no I/O.
+//!
+//! A [`Worker`] is fed frames and the time. What it wants done goes out through its [`Exits`].
+//! Nothing on the way of a packet allocates, formats or waits.
+
+use crate::clock::Millis;
+use crate::counters::Counters;
+use crate::filter::Filter;
+use crate::flows::{Flow, Flows};
+use crate::pending::Outcome;
+use crate::sessions::{Match, PackedKey, Sessions};
+use crate::test_strings;
+use arc_swap::ArcSwap;
+use packet::{Frame, Ignored, Ip, Ipv4, Ipv6, Tcp, Transport, Udp};
+use session::Proto;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+const HTTPS: u16 = 443;
+const DNS: u16 = 53;
+
+/// Start of a client segment that belongs to TLS 1.3: a ChangeCipherSpec record and then
+/// application data, which TLS 1.2 never sends there (`spec/detector.md` 16.4).
+const TLS13_START: [u8; 7] = [0x14, 0x03, 0x03, 0x00, 0x01, 0x01, 0x17];
+
+/// Which connectivity test an operator's probe asked for (`spec/detector.md` 14).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TestString {
+    /// The TCP text on a followed flow.
+    Tcp,
+    /// The DNS name in a datagram to port 53.
+    Udp,
+}
+
+/// A client's TLS flow, as a registration names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Endpoints {
+    /// Address of the client.
+    pub client: IpAddr,
+    /// Address of the decoy.
+    pub decoy: IpAddr,
+}
+
+/// What a worker wants done.
+pub trait Exits {
+    /// Hands an IP packet of a session to the host; false when the host did not take it.
+    fn forward(&mut self, packet: &[u8]) -> bool;
+
+    /// Queues a record that may carry a tag; false when its queue is full.
+    fn candidate(&mut self, flow: Endpoints, payload: &[u8]) -> bool;
+
+    /// Keeps the first packet of a session that is about to be announced.
+    fn hold(&mut self, key: PackedKey, packet: &[u8], now: Millis) -> Outcome;
+
+    /// Reports a connectivity test.
+    fn test_string(&mut self, which: TestString, source: SocketAddr, destination: SocketAddr);
+}
+
+/// What a worker shares with others.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    /// Sessions of all workers.
+    pub sessions: Arc<Sessions>,
+    /// Sources whose packets are not forwarded.
+    pub filter: Arc<ArcSwap<Filter>>,
+    /// Counters of this worker, which others read.
+    pub counters: Arc<Counters>,
+}
+
+/// The packet path of one queue.
+#[derive(Debug)]
+pub struct Worker<E> {
+    shared: Shared,
+    tunnel_offset: usize,
+    flows: Flows,
+    exits: E,
+}
+
+/// An IP packet, as far as the decisions need it.
+trait Packet {
+    fn key(&self, proto: Proto, port: u16) -> PackedKey;
+    fn flow(&self, port: u16) -> Flow;
+    fn source(&self) -> IpAddr;
+    fn destination(&self) -> IpAddr;
+    fn captured(&self) -> &[u8];
+}
+
+impl Packet for Ipv4<'_> {
+    #[inline(always)]
+    fn key(&self, proto: Proto, port: u16) -> PackedKey {
+        PackedKey::v4(proto, Self::source(self), Self::destination(self), port)
+    }
+
+    #[inline(always)]
+    fn flow(&self, port: u16) -> Flow {
+        Flow::V4 { source: Self::source(self), destination: Self::destination(self), port }
+    }
+
+    fn source(&self) -> IpAddr {
+        Self::source(self).into()
+    }
+
+    fn destination(&self) -> IpAddr {
+        Self::destination(self).into()
+    }
+
+    fn captured(&self) -> &[u8] {
+        Self::captured(self)
+    }
+}
+
+impl Packet for Ipv6<'_> {
+    #[inline(always)]
+    fn key(&self, proto: Proto, port: u16) -> PackedKey {
+        PackedKey::v6(proto, Self::destination(self), port)
+    }
+
+    #[inline(always)]
+    fn flow(&self, port: u16) -> Flow {
+        Flow::V6 { source: Self::source(self), destination: Self::destination(self), port }
+    }
+
+    fn source(&self) -> IpAddr {
+        Self::source(self).into()
+    }
+
+    fn destination(&self) -> IpAddr {
+        Self::destination(self).into()
+    }
+
+    fn captured(&self) -> &[u8] {
+        Self::captured(self)
+    }
+}
+
+impl<E: Exits> Worker<E> {
+    /// A worker that skips `tunnel_offset` bytes of every frame and follows up to `capacity` flows.
+    pub fn new(shared: Shared, tunnel_offset: usize, capacity: usize, exits: E) -> Self {
+        Self { shared, tunnel_offset, flows: Flows::new(capacity), exits }
+    }
+
+    /// Decides about one frame that was captured at `now`.
+    #[inline]
+    pub fn packet(&mut self, captured: &[u8], now: Millis) {
+        let counters = &*self.shared.counters;
+        counters.packets.add(1);
+        counters.bytes.add(captured.len().saturating_sub(self.tunnel_offset) as u64);
+        let frame = match Frame::parse(captured, self.tunnel_offset) {
+            Ok(frame) => frame,
+            Err(Ignored::NotIp) => return,
+            Err(_) => return counters.truncated.add(1),
+        };
+        let transport = frame.transport();
+        match &frame.ip {
+            Ip::V4(ip) => {
+                counters.v4.add(1);
+                self.transport(ip, &transport, captured.len(), now);
+            }
+            Ip::V6(ip) => {
+                counters.v6.add(1);
+                self.transport(ip, &transport, captured.len(), now);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn transport<P: Packet>(
+        &mut self,
+        ip: &P,
+        transport: &Transport<'_>,
+        frame_len: usize,
+        now: Millis,
+    ) {
+        match transport {
+            Transport::Tcp(tcp) => self.tcp(ip, tcp, frame_len, now),
+            Transport::Udp(udp) => self.udp(ip, udp, frame_len, now),
+            Transport::Other => {}
+        }
+    }
+
+    #[inline(always)]
+    fn tcp<P: Packet>(&mut self, ip: &P, tcp: &Tcp<'_>, frame_len: usize, now: Millis) {
+        self.shared.counters.tcp.add(1);
+        let port = tcp.destination_port();
+        let key = ip.key(Proto::Tcp, port);
+        if self.shared.sessions.may_match(key) && self.session(ip, key, tcp.flags().opens(), now) {
+            return;
+        }
+        if port != HTTPS {
+            return;
+        }
+        let counters = &*self.shared.counters;
+        counters.tls.add(1);
+        counters.tls_bytes.add(frame_len as u64);
+        let flow = ip.flow(tcp.source_port());
+        if tcp.flags().opens() {
+            counters.syns.add(1);
+            self.flows.start(&flow, now);
+        } else if tcp.flags().ends() {
+            self.flows.stop(&flow, now);
+        } else if self.flows.advance(&flow, now) {
+            self.followed(ip, tcp, &flow, now);
+        }
+    }
+
+    /// A segment of a followed flow.
+    fn followed<P: Packet>(&mut self, ip: &P, tcp: &Tcp<'_>, flow: &Flow, now: Millis) {
+        let counters = &*self.shared.counters;
+        let payload = tcp.payload();
+        if tag::is_application_data(payload) {
+            counters.candidates.add(1);
+            self.flows.stop(flow, now);
+            if payload.len() < tag::MIN_PAYLOAD {
+                counters.candidates_short.add(1);
+            } else {
+                let flow = Endpoints { client: ip.source(), decoy: ip.destination() };
+                if !self.exits.candidate(flow, payload) {
+                    counters.candidates_dropped.add(1);
+                }
+            }
+        } else if payload.starts_with(&TLS13_START) {
+            counters.tls13.add(1);
+            self.flows.stop(flow, now);
+        } else if test_strings::is_tcp(payload) {
+            let source = (ip.source(), tcp.source_port()).into();
+            let destination = (ip.destination(), tcp.destination_port()).into();
+            self.exits.test_string(TestString::Tcp, source, destination);
+        }
+    }
+
+    #[inline(always)]
+    fn udp<P: Packet>(&mut self, ip: &P, udp: &Udp<'_>, frame_len: usize, now: Millis) {
+        let port = udp.destination_port();
+        if port == HTTPS {
+            self.shared.counters.tls.add(1);
+            self.shared.counters.tls_bytes.add(frame_len as u64);
+        }
+        let key = ip.key(Proto::Udp, port);
+        if self.shared.sessions.may_match(key) && self.session(ip, key, true, now) {
+            return;
+        }
+        if port == DNS && test_strings::is_udp(udp.payload()) {
+            let source = (ip.source(), udp.source_port()).into();
+            let destination = (ip.destination(), port).into();
+            self.exits.test_string(TestString::Udp, source, destination);
+        }
+    }
+
+    /// Looks closer at a packet whose phantom is (almost certainly) known. True when it is dealt
+    /// with. Packets from the filter list go on as if there were no session, and are never held.
+    #[inline(never)]
+    fn session<P: Packet>(&mut self, ip: &P, key: PackedKey, first: bool, now: Millis) -> bool {
+        if self.shared.filter.load().contains(ip.source()) {
+            return false;
+        }
+        let outcome = match self.shared.sessions.lookup(key, now) {
+            Match::None => Outcome::Ignored,
+            Match::Live => Outcome::Forward,
+            Match::Pending if first => self.exits.hold(key, ip.captured(), now),
+            Match::Pending => Outcome::Ignored,
+        };
+        let counters = &*self.shared.counters;
+        match outcome {
+            Outcome::Ignored => return false,
+            Outcome::Held => counters.held.add(1),
+            Outcome::Forward if self.exits.forward(ip.captured()) => {
+                counters.forwarded.add(1);
+                counters.forwarded_bytes.add(ip.captured().len() as u64);
+            }
+            Outcome::Forward => counters.forward_errors.add(1),
+        }
+        true
+    }
+
+    /// Forgets a part of the flows that have expired; to be called every 100 ms.
+    pub fn clean(&mut self, now: Millis) {
+        self.flows.sweep(now);
+        self.shared.counters.tracked.set(self.flows.tracked() as u64);
+        self.shared.counters.evicted.set(self.flows.evicted());
+    }
+
+    /// The flows that are followed.
+    pub const fn flows(&mut self) -> &mut Flows {
+        &mut self.flows
+    }
+
+    /// Where the worker's wishes go.
+    pub const fn exits(&mut self) -> &mut E {
+        &mut self.exits
+    }
+
+    /// Counters, sessions and filter list.
+    pub const fn shared(&self) -> &Shared {
+        &self.shared
+    }
+}
