@@ -247,3 +247,110 @@ pub fn pin(cpu: usize) -> io::Result<()> {
     set.set(cpu);
     Ok(rustix::thread::sched_setaffinity(None, &set)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::candidates::Candidates;
+    use crate::outlets::Discard;
+    use std::collections::VecDeque;
+
+    /// A source whose bursts follow a script; an empty script is its end.
+    struct Scripted(VecDeque<Act>);
+
+    #[derive(Clone, Copy)]
+    enum Act {
+        Frame,
+        Panic,
+        Fail,
+    }
+
+    impl FrameSource for Scripted {
+        fn burst(
+            &mut self,
+            _: Duration,
+            each: &mut dyn FnMut(&[u8], Option<u64>),
+        ) -> io::Result<Burst> {
+            match self.0.pop_front() {
+                Some(Act::Frame) => {
+                    each(&[0; 60], None);
+                    Ok(Burst::Frames(1))
+                }
+                Some(Act::Panic) => panic!("planted"),
+                Some(Act::Fail) => Err(io::ErrorKind::BrokenPipe.into()),
+                None => Ok(Burst::Ended),
+            }
+        }
+
+        fn dropped(&self) -> u64 {
+            1
+        }
+
+        fn state(&self) -> SourceState {
+            SourceState::Attached
+        }
+    }
+
+    fn recipe(scripts: Vec<Vec<Act>>) -> Recipe {
+        let scripts = Mutex::new(VecDeque::from(scripts));
+        let counters = Arc::new(Counters::default());
+        let shared = Shared {
+            sessions: Arc::default(),
+            filter: Arc::default(),
+            counters: Arc::clone(&counters),
+        };
+        let sessions = Arc::clone(&shared.sessions);
+        Recipe {
+            post: Arc::new(Post {
+                index: 0,
+                queue: 0,
+                cpu: 0,
+                counters,
+                restarts: 0.into(),
+                state: Mutex::default(),
+            }),
+            open: Box::new(move || match scripts.lock().pop_front() {
+                Some(script) => Ok(Box::new(Scripted(script.into())) as Box<dyn FrameSource>),
+                None => Err(io::ErrorKind::NotFound.into()),
+            }),
+            outlets: Box::new(move || Outlets {
+                worker: 0,
+                queue: 0,
+                sink: Arc::new(Discard),
+                candidates: Arc::new(Candidates::new(Arc::default())),
+                pending: Arc::default(),
+                sessions: Arc::clone(&sessions),
+                patient: false,
+                failing: false,
+            }),
+            shared,
+            tunnel_offset: 0,
+            clock: Clock::default(),
+            stop: Arc::default(),
+        }
+    }
+
+    #[test]
+    fn a_worker_survives_panics_and_broken_sources() {
+        use Act::{Fail, Frame, Panic};
+        let recipe = recipe(vec![vec![Frame, Panic], vec![Frame, Frame, Fail], vec![Frame]]);
+        assert_eq!(recipe.supervise(None), End::Exhausted);
+        assert_eq!(recipe.post.counters.packets.value(), 4);
+        assert_eq!(recipe.post.restarts.load(Relaxed), 2);
+    }
+
+    #[test]
+    fn a_worker_stops_when_it_is_told_to_while_it_waits() {
+        let recipe = recipe(vec![]);
+        let stop = Arc::clone(&recipe.stop);
+        std::thread::scope(|scope| {
+            let worker = scope.spawn(|| recipe.supervise(None));
+            while recipe.post.restarts.load(Relaxed) < 2 {
+                std::thread::yield_now();
+            }
+            stop.store(true, Relaxed);
+            assert_eq!(worker.join().unwrap(), End::Stopped);
+        });
+        assert!(matches!(&*recipe.post.state.lock(), SourceState::Waiting(_)));
+    }
+}
