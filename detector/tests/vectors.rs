@@ -1,5 +1,5 @@
 //! `detector-packets.json` and `detector-upstream.json` through the real worker, session table,
-//! candidate queue and checker; sockets and clock are the test's.
+//! candidate queue and checker, once with recorded exits and once with a real tun device.
 
 use arc_swap::ArcSwap;
 use detector::candidates::{Bell, Candidates};
@@ -20,8 +20,40 @@ use std::sync::Arc;
 use tag::TagChecker;
 use vectors::{Tally, Value, hex, load};
 
+/// A tun device, and a socket on which the kernel shows what arrives at it.
+struct RealTun {
+    device: tun::Tun,
+    tap: socket2::Socket,
+}
+
+impl RealTun {
+    fn open() -> Self {
+        use socket2::{Domain, Protocol, Socket, Type};
+        // ETH_P_ALL in network order: every packet of this network namespace.
+        let all = Protocol::from(i32::from(0x0003u16.to_be()));
+        let tap = Socket::new(Domain::PACKET, Type::DGRAM, Some(all)).unwrap();
+        tap.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+        Self { device: tun::Tun::open("tun0").unwrap(), tap }
+    }
+
+    /// Writes `packet` and returns what the kernel received.
+    fn pass(&self, packet: &[u8]) -> Vec<u8> {
+        self.device.send(packet).unwrap();
+        let mut buffer = vec![0; 65_536];
+        loop {
+            let n = std::io::Read::read(&mut &self.tap, &mut buffer).unwrap();
+            // The host speaks to its own link by multicast as soon as an interface is up.
+            let own = buffer[0] >> 4 == 6 && buffer[24] == 0xff;
+            if !own {
+                return buffer[..n].to_vec();
+            }
+        }
+    }
+}
+
 /// Exits that record what left through them.
 struct Recorder {
+    tun: Option<Arc<RealTun>>,
     candidates: Arc<Candidates>,
     forwarded: Vec<Vec<u8>>,
     logged: Vec<&'static str>,
@@ -29,7 +61,10 @@ struct Recorder {
 
 impl Exits for Recorder {
     fn forward(&mut self, packet: &[u8]) -> bool {
-        self.forwarded.push(packet.to_vec());
+        self.forwarded.push(match &self.tun {
+            Some(tun) => tun.pass(packet),
+            None => packet.to_vec(),
+        });
         true
     }
 
@@ -67,7 +102,7 @@ fn station_keys(values: &Value) -> Vec<StationKey> {
 }
 
 impl Detector {
-    fn new(scenario: &Value) -> Self {
+    fn new(scenario: &Value, tun: Option<Arc<RealTun>>) -> Self {
         let nets = scenario["filter_list"].as_array().unwrap().iter();
         let nets =
             nets.map(|text| text.as_str().unwrap().parse::<std::net::IpAddr>().unwrap().into());
@@ -91,7 +126,7 @@ impl Detector {
             bell,
             Box::new(move |message| sink.lock().push(message)),
         );
-        let exits = Recorder { candidates, forwarded: Vec::new(), logged: Vec::new() };
+        let exits = Recorder { tun, candidates, forwarded: Vec::new(), logged: Vec::new() };
         let offset = scenario["gre_offset"].as_u64().unwrap() as usize;
         let worker = Worker::new(shared, offset, 1024, exits);
         Self { worker, checkers, published, now: Millis(1_000_000) }
@@ -156,13 +191,41 @@ fn deviation(scenario: &str, step: usize, counter: &str) -> Option<u64> {
 
 #[test]
 fn packets() {
+    run_scenarios(None);
+}
+
+/// The scenarios with a real tun device, in a network namespace of this test's own.
+#[test]
+fn packets_through_a_real_tun() {
+    const INSIDE: &str = "DETECTOR_TEST_INSIDE_NAMESPACE";
+    if std::env::var_os(INSIDE).is_some() {
+        return run_scenarios(Some(Arc::new(RealTun::open())));
+    }
+    let device = std::fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun");
+    if let Err(error) = device {
+        println!("skipped: needs /dev/net/tun: {error}");
+        return;
+    }
+    let output = std::process::Command::new("unshare")
+        .args(["--map-root-user", "--net", "--"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "packets_through_a_real_tun", "--nocapture"])
+        .env(INSIDE, "1")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    print!("{text}");
+    assert!(output.status.success());
+}
+
+fn run_scenarios(tun: Option<Arc<RealTun>>) {
     const FILE: &str = "detector-packets.json";
     let file = load(FILE);
     let mut tally = Tally::new(FILE);
     let mut steps_run = 0;
     for scenario in file["scenarios"].as_array().unwrap() {
         let name = scenario["name"].as_str().unwrap();
-        let mut detector = Detector::new(scenario);
+        let mut detector = Detector::new(scenario, tun.clone());
         for (i, step) in scenario["steps"].as_array().unwrap().iter().enumerate() {
             let at = format!("{name} step {i} ({})", step["note"]);
             match step["op"].as_str().unwrap() {
@@ -226,7 +289,7 @@ fn upstream() {
                 "filter_list": [], "gre_offset": 0,
                 "station_private_keys": [other["station_private_key"]],
             });
-            let mut detector = Detector::new(&scenario);
+            let mut detector = Detector::new(&scenario, None);
             for (flags, payload) in [(0x02, &[][..]), (0x18, &record)] {
                 detector.frame(&segment(flags, payload));
             }
