@@ -1,0 +1,253 @@
+//! The daemon as operators run it: a queue of zbalance in front, tun device, registration bus and
+//! session channel behind, and a kill in between. Runs in a network namespace of its own.
+
+#[allow(dead_code)]
+mod frames;
+
+use frames::tcp4;
+use session::hub::{DEFAULT_QUEUE, Hub, Snapshot};
+use session::{Proto, SessionKey};
+use shm::{Meta, Producer, Server, ServerOptions};
+use std::io::Read;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+const CLIENT: [u8; 4] = [203, 0, 113, 9];
+const PHANTOM: [u8; 4] = [192, 122, 190, 7];
+const SYN: u8 = 0x02;
+const PUSH: u8 = 0x18;
+/// Nothing here takes longer on a busy machine; it is no measurement.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Runs `test` of this file again inside a new network namespace, where `inside` does the work.
+fn in_namespace(test: &str, inside: fn()) {
+    const INSIDE: &str = "DETECTOR_TEST_INSIDE_NAMESPACE";
+    if std::env::var_os(INSIDE).is_some() {
+        return inside();
+    }
+    let device = std::fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun");
+    if let Err(error) = device {
+        println!("skipped: needs /dev/net/tun: {error}");
+        return;
+    }
+    let status = Command::new("unshare")
+        .args(["--map-root-user", "--net", "--"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(INSIDE, "1")
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+/// A zbalance that sends what it is given to queue 0.
+fn balancer(dir: &Path) -> Sender<Vec<u8>> {
+    let mut options = ServerOptions::new(dir.to_owned(), 98, vec![1]);
+    (options.slots, options.working_set) = (256, 64);
+    let (mut server, mut producers) = Server::bind(options, [1; 16]).unwrap();
+    let (frames, inlet) = channel();
+    std::thread::spawn(move || {
+        loop {
+            server.poll(Duration::from_millis(2), &mut |_| "{}".to_owned());
+            let Some(producer) = producers.first_mut() else { return };
+            pump(producer, &inlet);
+        }
+    });
+    frames
+}
+
+fn pump(producer: &mut Producer, inlet: &Receiver<Vec<u8>>) {
+    producer.tick();
+    for frame in inlet.try_iter() {
+        producer.send(&frame, &Meta::default(), 1);
+    }
+    producer.flush();
+}
+
+fn key(port: u16) -> SessionKey {
+    SessionKey::new(Proto::Tcp, PHANTOM.into(), CLIENT.into(), port).unwrap()
+}
+
+/// The application's sessions: one, to port 443.
+struct One;
+
+impl Snapshot for One {
+    fn sessions(&self) -> Vec<(SessionKey, Duration)> {
+        vec![(key(443), Duration::from_secs(600))]
+    }
+}
+
+struct Detector(Child);
+
+impl Detector {
+    fn start(dir: &Path) -> Self {
+        let child = Command::new(env!("CARGO_BIN_EXE_detector"))
+            .args(["-c", "98", "-o", "0", "-n", "1", "-l", "1", "-s", "-z", "0"])
+            .arg("-K")
+            .arg(dir.join("privkey"))
+            .arg("--allow-unpinned")
+            .env("CJ_IPC_DIR", dir)
+            .env("CJ_STATION_CONFIG", dir.join("app_config.toml"))
+            .env_remove("CJ_SESSION_SOCKET")
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self(child)
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+}
+
+impl Drop for Detector {
+    fn drop(&mut self) {
+        // Already gone in a test that passes.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What the kernel receives from tun0.
+fn tap() -> socket2::Socket {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let all = Protocol::from(i32::from(0x0003u16.to_be()));
+    let tap = Socket::new(Domain::PACKET, Type::DGRAM, Some(all)).unwrap();
+    tap.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    tap
+}
+
+/// Sends `frame` until its packet shows up behind the tun device; the time that took.
+fn forwarded(frames: &Sender<Vec<u8>>, tap: &socket2::Socket, frame: &[u8]) -> Duration {
+    let start = Instant::now();
+    let mut buffer = vec![0; 65_536];
+    while start.elapsed() < PATIENCE {
+        frames.send(frame.to_vec()).unwrap();
+        while let Ok(n) = (&mut &*tap).read(&mut buffer) {
+            if buffer[..n] == frame[14..] {
+                return start.elapsed();
+            }
+        }
+    }
+    panic!("not forwarded within {PATIENCE:?}");
+}
+
+#[test]
+fn a_daemon_from_queue_to_tun() {
+    in_namespace("a_daemon_from_queue_to_tun", || {
+        tokio::runtime::Runtime::new().unwrap().block_on(whole_life());
+    });
+}
+
+async fn whole_life() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path();
+    let vector = vectors::load("detector-upstream.json")["vectors"][0].clone();
+    std::fs::write(dir.join("privkey"), vectors::hex(&vector["station_private_key"])).unwrap();
+    let config = dir.join("app_config.toml");
+    std::fs::write(&config, "detector_filter_list = [\"127.0.0.1\"]\nredis_url = \"\"\n").unwrap();
+
+    let frames = balancer(dir);
+    let hub = Hub::new([7; 16], DEFAULT_QUEUE, Arc::new(One));
+    hub.serve(&dir.join(session::socket_name(0))).unwrap();
+    let mut bus = bus::Subscriber::connect("ipc://@detector", Default::default()).unwrap();
+    let tap = tap();
+    let mut detector = Detector::start(dir);
+    tokio::time::timeout(PATIENCE, bus.connected()).await.unwrap();
+
+    // A session of the snapshot.
+    let syn = |port| tcp4((CLIENT, 4000), (PHANTOM, port), SYN, &[]);
+    let (to_known, tap) = tokio::task::block_in_place(|| {
+        forwarded(&frames, &tap, &syn(443));
+        (syn(443), tap)
+    });
+
+    // A tagged record on a followed flow.
+    let record = vectors::hex(&vector["tls_record"]);
+    let decoy = ([198, 51, 100, 9], 443);
+    let message = loop {
+        frames.send(tcp4((CLIENT, 5000), decoy, SYN, &[])).unwrap();
+        frames.send(tcp4((CLIENT, 5000), decoy, PUSH, &record)).unwrap();
+        let wait = Duration::from_millis(200);
+        if let Ok(message) = tokio::time::timeout(wait, bus.recv()).await {
+            break message;
+        }
+    };
+    assert_eq!(message[..2], [0x0a, 0x20], "shared secret first");
+    assert!(message.ends_with(&[0x3a, 4, 198, 51, 100, 9]), "decoy address last");
+
+    // A packet that comes before its session is held, not lost.
+    hub.pending(key(8080), Duration::from_secs(1));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    frames.send(syn(8080)).unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    hub.upsert(key(8080), Duration::from_secs(60));
+    let mut buffer = vec![0; 4096];
+    let start = Instant::now();
+    loop {
+        let read = (&mut &tap).read(&mut buffer);
+        if read.is_ok_and(|n| buffer[..n] == syn(8080)[14..]) {
+            break;
+        }
+        assert!(start.elapsed() < PATIENCE, "the held packet was not released");
+    }
+
+    // The operator's view, and a reload.
+    let socket = telemetry::admin::socket_path(dir, "detector", 0);
+    let mut admin =
+        telemetry::admin::AdminClient::new(telemetry::admin::channel(&socket).await.unwrap());
+    let status = admin.status(signalling::station::StatusRequest {}).await.unwrap().into_inner();
+    assert_eq!(status.state, "ready", "{:?}", status.notes);
+    let Some(signalling::station::status_reply::Detail::Detector(detail)) = status.detail else {
+        panic!("{:?}", status.detail);
+    };
+    assert_eq!((detail.sessions, detail.workers.len()), (2, 1));
+    assert!(detail.workers[0].tags >= 1 && detail.workers[0].forwarded >= 2);
+    std::fs::write(&config, "detector_filter_list = nonsense").unwrap();
+    let request = signalling::station::ReloadRequest {};
+    let files = admin.reload(request).await.unwrap().into_inner().files;
+    assert!(files[0].applied && !files[1].applied, "{files:?}");
+    assert!(files[1].error.contains("app_config.toml"), "{files:?}");
+
+    // Killed and started again, it knows the sessions before its first packet.
+    std::fs::write(&config, "detector_filter_list = []\nredis_url = \"\"\n").unwrap();
+    detector.signal(rustix::process::Signal::KILL);
+    detector.0.wait().unwrap();
+    detector = Detector::start(dir);
+    let gap = tokio::task::block_in_place(|| forwarded(&frames, &tap, &to_known));
+    println!("gap after kill -9, start included: {gap:?}");
+
+    detector.signal(rustix::process::Signal::TERM);
+    let status = tokio::task::block_in_place(|| detector.0.wait().unwrap());
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn wrong_starts_say_why() {
+    let run = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_detector"))
+            .args(arguments)
+            .env("CJ_STATION_CONFIG", "/nonexistent/app_config.toml")
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code().unwrap(), text)
+    };
+    let (code, text) = run(&["-n", "1"]);
+    assert_eq!(code, 64);
+    assert!(text.contains("required -c cluster_id"), "{text}");
+    let (code, text) = run(&["-c", "98"]);
+    assert_eq!(code, 78);
+    assert!(text.contains("-K"), "{text}");
+    let (code, text) = run(&["-c", "98", "-K", "/nonexistent/key"]);
+    assert_eq!(code, 78);
+    assert!(text.contains("/nonexistent/key"), "{text}");
+    let (code, text) = run(&["--check-config", "-K", "/nonexistent/key"]);
+    assert_eq!(code, 78, "{text}");
+    assert_eq!(run(&["--help"]).0, 0);
+    assert_eq!(run(&["--version"]).0, 0);
+}
