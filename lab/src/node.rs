@@ -42,4 +42,31 @@ impl Node {
         command.arg(format!("--net=/run/netns/{}", self.name())).arg("--").arg(program);
         command
     }
+
+    /// Moves the calling thread, and the sockets that it opens from now on, to this node.
+    ///
+    /// # Errors
+    /// When there is no such node, or the system refuses.
+    pub fn enter(self) -> std::io::Result<()> {
+        use std::os::fd::AsFd;
+        let namespace = std::fs::File::open(format!("/run/netns/{}", self.name()))?;
+        let kind = rustix::thread::LinkNameSpaceType::Network;
+        rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(kind))?;
+        Ok(())
+    }
+
+    /// Runs `work` in a thread that has entered this node, and returns what it returns; a socket
+    /// that it opened stays on the node.
+    ///
+    /// # Errors
+    /// When the node cannot be entered, or `work` fails.
+    pub fn run<T: Send>(
+        self,
+        work: impl FnOnce() -> std::io::Result<T> + Send,
+    ) -> std::io::Result<T> {
+        std::thread::scope(|scope| {
+            let worker = scope.spawn(|| self.enter().and_then(|()| work()));
+            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
 }

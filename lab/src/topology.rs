@@ -78,6 +78,27 @@ impl Lab {
         Ok(Self { tuns, built_in: start.elapsed() })
     }
 
+    /// Sends packets for phantoms straight to the station's uplink and from there to the
+    /// application, without tap and detector; the station's own probes still end in silence. For
+    /// tests of the application alone.
+    ///
+    /// # Errors
+    /// When a tool refuses.
+    pub fn bypass_detector(&self) -> Result<(), LabError> {
+        batch(
+            Some(Node::Inet),
+            "route replace 192.122.190.0/24 via 10.10.3.2\n\
+             route del blackhole 2001:48a8:687f:1::/64\n\
+             route add 2001:48a8:687f:1::/64 via fd10:3::2\n\
+             rule add iif sta0 lookup 100\n\
+             route add blackhole 192.122.190.0/24 table 100\n",
+        )?;
+        let mut command = Node::Station.command("nft");
+        command.args(["-f", "-"]);
+        run(command, BYPASS_RULES)?;
+        Ok(())
+    }
+
     /// Time that building took.
     pub const fn built_in(&self) -> Duration {
         self.built_in
@@ -253,4 +274,11 @@ table inet conjure {
         oifname != "lo" tcp sport 41245 drop
     }
 }
+"#;
+
+/// Stands in for the detector: what it would write into a tun arrives at the uplink.
+const BYPASS_RULES: &str = r#"
+add rule inet conjure prerouting iifname "eth0" ip daddr 192.122.190.0/24 meta l4proto tcp dnat ip to 10.10.3.2:41245
+add rule inet conjure prerouting iifname "eth0" ip6 daddr 2001:48a8:687f:1::/64 meta l4proto tcp dnat ip6 to [fd10:3::2]:41245
+insert rule inet conjure input ct status dnat accept
 "#;
