@@ -94,11 +94,23 @@ enum Inserted {
     Evicting,
 }
 
+/// Marks of the slots of a bucket: a byte of the hash, never 0, or 0 for a free slot. All marks of
+/// a table stay in a near cache, so that a packet of no flow does not touch the slots.
+type Marks = [u8; WAYS];
+
 #[derive(Debug)]
 struct Table<K> {
+    marks: Box<[Marks]>,
     buckets: Box<[Bucket<K>]>,
     mixer: Mixer,
     swept: usize,
+}
+
+/// Where a flow is, or would be.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    bucket: usize,
+    mark: u8,
 }
 
 impl<K: Addresses> Table<K> {
@@ -107,6 +119,7 @@ impl<K: Addresses> Table<K> {
         let empty = Slot { key: K::default(), port: 0, advanced: false, deadline: 0 };
         let buckets = capacity.div_ceil(WAYS).next_power_of_two().max(SWEEP_STEPS);
         Self {
+            marks: vec![[0; WAYS]; buckets].into_boxed_slice(),
             buckets: vec![Bucket([empty; WAYS]); buckets].into_boxed_slice(),
             mixer: Mixer::random(),
             swept: 0,
@@ -114,46 +127,51 @@ impl<K: Addresses> Table<K> {
     }
 
     #[inline(always)]
-    fn bucket(&mut self, key: &K, port: u16) -> &mut [Slot<K>; WAYS] {
-        let index = key.hash(port, &self.mixer) as usize & (self.buckets.len() - 1);
-        &mut self.buckets[index].0
+    fn place(&self, key: &K, port: u16) -> Place {
+        let hash = key.hash(port, &self.mixer);
+        Place { bucket: hash as usize & (self.buckets.len() - 1), mark: (hash >> 56) as u8 | 1 }
     }
 
+    /// The way of `place`'s bucket in which the flow is.
     #[inline(always)]
-    fn find(&mut self, key: &K, port: u16, now: u32) -> Option<&mut Slot<K>> {
-        self.bucket(key, port)
-            .iter_mut()
-            .find(|slot| slot.deadline > now && slot.port == port && slot.key == *key)
+    fn find(&self, place: Place, key: &K, port: u16, now: u32) -> Option<usize> {
+        const ONES: u32 = 0x0101_0101;
+        // A byte that equals the mark becomes zero, and a word with a zero byte shows it here.
+        let differ = u32::from_le_bytes(self.marks[place.bucket]) ^ (u32::from(place.mark) * ONES);
+        if differ.wrapping_sub(ONES) & !differ & (ONES << 7) == 0 {
+            return None;
+        }
+        self.buckets[place.bucket]
+            .0
+            .iter()
+            .position(|slot| slot.deadline > now && slot.port == port && slot.key == *key)
     }
 
     fn insert(&mut self, key: K, port: u16, now: u32, deadline: u32) -> Inserted {
-        if let Some(slot) = self.find(&key, port, now) {
-            slot.deadline = deadline;
-            slot.advanced = false;
+        let place = self.place(&key, port);
+        let found = self.find(place, &key, port, now);
+        let slots = &mut self.buckets[place.bucket].0;
+        if let Some(way) = found {
+            slots[way].deadline = deadline;
+            slots[way].advanced = false;
             return Inserted::Known;
         }
         let network = key.network();
-        let slots = self.bucket(&key, port);
         let rank = |slot: &Slot<K>| {
             let own = slot.key.network() == network;
-            match (slot.deadline <= now, slot.advanced, own) {
+            let class = match (slot.deadline <= now, slot.advanced, own) {
                 (true, ..) => 0,
                 (_, false, true) => 1,
                 (_, false, false) => 2,
                 (_, true, true) => 3,
                 (_, true, false) => 4,
-            }
+            };
+            (class, slot.deadline)
         };
-        let mut victim = 0;
-        for i in 1..WAYS {
-            let better = (rank(&slots[i]), slots[i].deadline)
-                < (rank(&slots[victim]), slots[victim].deadline);
-            if better {
-                victim = i;
-            }
-        }
+        let victim = (0..WAYS).min_by_key(|&way| rank(&slots[way])).unwrap_or(0);
         let former = slots[victim].deadline;
         slots[victim] = Slot { key, port, advanced: false, deadline };
+        self.marks[place.bucket][victim] = place.mark;
         match former {
             0 => Inserted::New,
             expired if expired <= now => Inserted::Replacing,
@@ -161,13 +179,37 @@ impl<K: Addresses> Table<K> {
         }
     }
 
+    /// Notes that the flow went beyond its SYN; false when it is not followed.
+    #[inline(always)]
+    fn advance(&mut self, key: &K, port: u16, now: u32) -> bool {
+        let place = self.place(key, port);
+        let Some(way) = self.find(place, key, port, now) else { return false };
+        self.buckets[place.bucket].0[way].advanced = true;
+        true
+    }
+
+    /// Removes the flow; false when it is not followed.
+    #[inline(always)]
+    fn remove(&mut self, key: &K, port: u16, now: u32) -> bool {
+        let place = self.place(key, port);
+        let Some(way) = self.find(place, key, port, now) else { return false };
+        self.free(place.bucket, way);
+        true
+    }
+
+    fn free(&mut self, bucket: usize, way: usize) {
+        self.buckets[bucket].0[way].deadline = 0;
+        self.marks[bucket][way] = 0;
+    }
+
     /// Frees expired slots of the next `buckets` buckets; their number.
     fn sweep(&mut self, buckets: usize, now: u32) -> usize {
         let mut freed = 0;
         for _ in 0..buckets {
-            for slot in &mut self.buckets[self.swept].0 {
-                if slot.deadline != 0 && slot.deadline <= now {
-                    slot.deadline = 0;
+            for way in 0..WAYS {
+                let deadline = self.buckets[self.swept].0[way].deadline;
+                if deadline != 0 && deadline <= now {
+                    self.free(self.swept, way);
                     freed += 1;
                 }
             }
@@ -223,36 +265,30 @@ impl Flows {
     /// Whether `flow` is followed; it then counts as advanced beyond its SYN.
     #[inline]
     pub fn advance(&mut self, flow: &Flow, now: Millis) -> bool {
-        self.with_slot(flow, now, |advanced, _| *advanced = true)
+        let now = Self::tick(now);
+        match flow {
+            Flow::V4 { source, destination, port } => {
+                self.v4.advance(&key_v4(source, destination), *port, now)
+            }
+            Flow::V6 { source, destination, port } => {
+                self.v6.advance(&key_v6(source, destination), *port, now)
+            }
+        }
     }
 
     /// Stops following `flow`.
     #[inline]
     pub fn stop(&mut self, flow: &Flow, now: Millis) {
-        if self.with_slot(flow, now, |_, deadline| *deadline = 0) {
-            self.tracked -= 1;
-        }
-    }
-
-    #[inline(always)]
-    fn with_slot(
-        &mut self,
-        flow: &Flow,
-        now: Millis,
-        change: impl FnOnce(&mut bool, &mut u32),
-    ) -> bool {
         let now = Self::tick(now);
-        match flow {
-            Flow::V4 { source, destination, port } => self
-                .v4
-                .find(&key_v4(source, destination), *port, now)
-                .map(|slot| change(&mut slot.advanced, &mut slot.deadline)),
-            Flow::V6 { source, destination, port } => self
-                .v6
-                .find(&key_v6(source, destination), *port, now)
-                .map(|slot| change(&mut slot.advanced, &mut slot.deadline)),
-        }
-        .is_some()
+        let removed = match flow {
+            Flow::V4 { source, destination, port } => {
+                self.v4.remove(&key_v4(source, destination), *port, now)
+            }
+            Flow::V6 { source, destination, port } => {
+                self.v6.remove(&key_v6(source, destination), *port, now)
+            }
+        };
+        self.tracked -= usize::from(removed);
     }
 
     /// Frees a part of what has expired; all of it within 64 calls.
