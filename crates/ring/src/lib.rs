@@ -1,1 +1,40 @@
-//! Shared-memory packet queues between zbalance and its consumers.
+//! Shared-memory packet queues between zbalance and its consumers ("CJ ingest ABI 1",
+//! `spec/ingest.md` 10).
+//!
+//! zbalance owns one sealed memfd of frames, which consumers can only read, and one small memfd per
+//! attached queue with descriptor rings. A Unix socket hands the descriptors over and its end of
+//! file tells each side that the other is gone.
+//!
+//! * The balancer binds a [`Server`], which also makes one [`Producer`] per ingest thread.
+//! * A detector worker makes a [`Consumer`] and reads bursts of frames from it; the consumer
+//!   attaches again by itself when the balancer restarts.
+//!
+//! Neither side trusts an index that the other wrote: every one is checked before it is used.
+
+pub mod abi;
+mod chain;
+mod clock;
+mod consumer;
+mod error;
+mod frames;
+mod handshake;
+mod map;
+mod monitor;
+mod peer;
+mod producer;
+mod queue;
+mod server;
+mod status;
+
+pub use abi::FrameFlags;
+pub use consumer::{Burst, Consumer, ConsumerOptions, ConsumerState, ConsumerStatistics, Frame};
+pub use error::{AttachError, ServerError};
+pub use monitor::monitor;
+pub use producer::{Meta, Producer, SendOutcome};
+pub use server::{Event, Server, ServerOptions};
+pub use status::{QueueStatus, Totals};
+
+/// Path of the control socket of `cluster` in the folder `dir` (default `/run/conjure`).
+pub fn socket_path(dir: &std::path::Path, cluster: u32) -> std::path::PathBuf {
+    dir.join(format!("ingest-{cluster}.sock"))
+}

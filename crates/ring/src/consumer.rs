@@ -1,0 +1,616 @@
+//! A detector worker's end of a queue.
+
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketAddrUnix,
+    SocketFlags, SocketType,
+};
+
+use crate::abi::{self, BURST, Descriptor, FrameFlags, ring, state};
+use crate::chain;
+use crate::clock::coarse_now;
+use crate::error::AttachError;
+use crate::frames::Frames;
+use crate::handshake::{ABI, ANY_SET, Answer, Hello, MAX_MESSAGE, Role};
+use crate::queue::{QueueMap, Ring};
+use crate::status::bump;
+
+/// Longest sleep before looking at rings and connection again.
+const SLEEP: Duration = Duration::from_millis(5);
+/// First pause before attaching again; doubles up to [`MAX_BACKOFF`].
+const MIN_BACKOFF: Duration = Duration::from_millis(100);
+const MAX_BACKOFF: Duration = Duration::from_secs(2);
+/// Time that the balancer may take to answer.
+const HANDSHAKE_LIMIT: Duration = Duration::from_millis(500);
+
+/// Which queue to consume, and how.
+#[derive(Debug, Clone)]
+pub struct ConsumerOptions {
+    /// Folder of the control socket (`CJ_IPC_DIR`).
+    pub dir: PathBuf,
+    /// Cluster number.
+    pub cluster: u32,
+    /// Global queue id.
+    pub queue: u16,
+    /// Time to look for packets without sleeping; zero where the processor is shared.
+    pub spin: Duration,
+}
+
+impl ConsumerOptions {
+    /// Options with the default spin time of 20 microseconds.
+    pub const fn new(dir: PathBuf, cluster: u32, queue: u16) -> Self {
+        Self { dir, cluster, queue, spin: Duration::from_micros(20) }
+    }
+}
+
+/// Whether a consumer has its queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConsumerState {
+    /// Attached; the number counts the consumers that this queue has had since the balancer started.
+    Attached {
+        /// Generation of the queue.
+        generation: u64,
+    },
+    /// Not attached; it will be tried again.
+    Detached,
+}
+
+/// Counters of a consumer since it was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ConsumerStatistics {
+    /// Packets received.
+    pub packets: u64,
+    /// Packets that the balancer dropped because our ring was full or we held too many frames.
+    pub dropped: u64,
+    /// Descriptors refused because they left the frames region.
+    pub errors: u64,
+    /// Times that the queue was attached.
+    pub attaches: u64,
+}
+
+/// Receives the packets of one queue.
+///
+/// The balancer may die and come back, even with other sizes: [`Consumer::receive`] attaches again
+/// by itself.
+#[derive(Debug)]
+pub struct Consumer {
+    options: ConsumerOptions,
+    attached: Option<Attachment>,
+    next_attempt: Instant,
+    backoff: Duration,
+    last_error: Option<AttachError>,
+    /// Counters of earlier attachments.
+    past: ConsumerStatistics,
+}
+
+#[derive(Debug)]
+struct Attachment {
+    socket: OwnedFd,
+    queue: Arc<QueueMap>,
+    frames: Frames,
+    rings: Vec<Inlet>,
+    /// Ring that is looked at first next time.
+    turn: usize,
+    generation: u64,
+    burst: Held,
+    packets: u64,
+    errors: u64,
+}
+
+/// A ring with the consumer's own copies of its indices.
+#[derive(Debug)]
+struct Inlet {
+    ring: Ring,
+    cons: u64,
+    rprod: u64,
+}
+
+/// The burst that the caller looks at.
+#[derive(Debug)]
+struct Held {
+    /// Ring that it came from.
+    ring: usize,
+    descriptors: [Descriptor; BURST],
+    count: usize,
+    packets: [Packet; BURST],
+    packet_count: usize,
+    /// Packets that were chained, put together.
+    scratch: Vec<u8>,
+}
+
+/// One packet of a burst: a descriptor, or a range of the scratch buffer.
+#[derive(Debug, Clone, Copy, Default)]
+struct Packet {
+    first: u8,
+    chained: Option<(usize, usize)>,
+}
+
+impl Consumer {
+    /// A consumer that is not attached yet; the first [`Consumer::receive`] tries.
+    pub fn detached(options: ConsumerOptions) -> Self {
+        Self {
+            options,
+            attached: None,
+            next_attempt: Instant::now(),
+            backoff: MIN_BACKOFF,
+            last_error: None,
+            past: ConsumerStatistics::default(),
+        }
+    }
+
+    /// Attaches once, now.
+    ///
+    /// # Errors
+    /// Why it is not possible. A caller that wants to wait uses [`Consumer::detached`].
+    pub fn connect(options: ConsumerOptions) -> Result<Self, AttachError> {
+        let mut consumer = Self::detached(options);
+        consumer.attempt();
+        match consumer.last_error.take() {
+            Some(error) => Err(error),
+            None => Ok(consumer),
+        }
+    }
+
+    /// Whether the queue is attached.
+    pub fn state(&self) -> ConsumerState {
+        match &self.attached {
+            Some(a) => ConsumerState::Attached { generation: a.generation },
+            None => ConsumerState::Detached,
+        }
+    }
+
+    /// Why the last attempt to attach failed; `None` while attached.
+    pub const fn last_error(&self) -> Option<&AttachError> {
+        self.last_error.as_ref()
+    }
+
+    /// Counters since the consumer was made.
+    pub fn statistics(&self) -> ConsumerStatistics {
+        let mut sum = self.past;
+        if let Some(a) = &self.attached {
+            a.add_to(&mut sum);
+        }
+        sum
+    }
+
+    /// Gives back the last burst and waits up to `timeout` for the next.
+    ///
+    /// The burst is empty when no packet came in time or the queue is not attached. Frames are
+    /// returned to the balancer by the next call, or by [`Consumer::release`].
+    pub fn receive(&mut self, timeout: Duration) -> Burst<'_> {
+        self.release();
+        if self.attached.is_none() && !self.reattach(timeout) {
+            return Burst { from: None };
+        }
+        let spin = self.options.spin;
+        let outcome = self.attached.as_mut().map(|a| a.wait(spin, timeout));
+        if outcome == Some(Outcome::Gone) {
+            self.detach();
+        }
+        Burst { from: self.attached.as_ref() }
+    }
+
+    /// Returns the frames of the last burst now.
+    pub fn release(&mut self) {
+        if let Some(a) = &mut self.attached {
+            a.release();
+        }
+    }
+
+    fn detach(&mut self) {
+        if let Some(mut a) = self.attached.take() {
+            a.release();
+            a.add_to(&mut self.past);
+        }
+        self.backoff = MIN_BACKOFF;
+        self.next_attempt = Instant::now();
+    }
+
+    /// Tries to attach when it is time to, sleeping no longer than `timeout`.
+    fn reattach(&mut self, timeout: Duration) -> bool {
+        let wait = self.next_attempt.saturating_duration_since(Instant::now());
+        if wait > timeout {
+            std::thread::sleep(timeout);
+            return false;
+        }
+        std::thread::sleep(wait);
+        self.attempt();
+        self.attached.is_some()
+    }
+
+    fn attempt(&mut self) {
+        match Attachment::open(&self.options) {
+            Ok(attachment) => {
+                self.attached = Some(attachment);
+                self.last_error = None;
+                self.backoff = MIN_BACKOFF;
+                self.past.attaches += 1;
+            }
+            Err(error) => {
+                self.last_error = Some(error);
+                self.next_attempt = Instant::now() + self.backoff;
+                self.backoff = (self.backoff * 2).min(MAX_BACKOFF);
+            }
+        }
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Packets,
+    TimedOut,
+    /// The balancer is gone or broke the rules.
+    Gone,
+}
+
+impl Attachment {
+    fn open(options: &ConsumerOptions) -> Result<Self, AttachError> {
+        let path = crate::socket_path(&options.dir, options.cluster);
+        let (socket, answer, fds) =
+            connect_as(&path, Role::Consumer, options.queue, HANDSHAKE_LIMIT)?;
+        let Answer::Welcome { producers, slots, generation } = answer else {
+            return Err(AttachError::Protocol("a welcome for another role"));
+        };
+        let Ok([frames, queue]) = <[OwnedFd; 2]>::try_from(fds) else {
+            return Err(AttachError::Protocol("another number of descriptors"));
+        };
+        let queue = QueueMap::open(&queue, producers, slots)?;
+        let frames = Frames::open(&frames, queue.header())?
+            .ok_or(AttachError::Protocol("a frames region that can shrink"))?;
+        let rings = (0..producers)
+            .map(|p| Inlet { ring: Ring::new(queue.clone(), p), cons: 0, rprod: 0 })
+            .collect();
+        queue.consumer_heartbeat().store(coarse_now(), Ordering::Relaxed);
+        Ok(Self {
+            socket,
+            queue,
+            frames,
+            rings,
+            turn: 0,
+            generation,
+            burst: Held {
+                ring: 0,
+                descriptors: [Descriptor::default(); BURST],
+                count: 0,
+                packets: [Packet::default(); BURST],
+                packet_count: 0,
+                scratch: Vec::new(),
+            },
+            packets: 0,
+            errors: 0,
+        })
+    }
+
+    fn add_to(&self, sum: &mut ConsumerStatistics) {
+        sum.packets += self.packets;
+        sum.errors += self.errors;
+        for inlet in &self.rings {
+            let word = |offset| inlet.ring.word(offset).load(Ordering::Relaxed);
+            sum.dropped = sum
+                .dropped
+                .saturating_add(word(ring::DROPPED))
+                .saturating_add(word(ring::DROPPED_QUOTA));
+        }
+    }
+
+    /// Looks for packets: at once, then spinning, then sleeping.
+    fn wait(&mut self, spin: Duration, timeout: Duration) -> Outcome {
+        self.queue.consumer_heartbeat().store(coarse_now(), Ordering::Relaxed);
+        if let Some(outcome) = self.take() {
+            return outcome;
+        }
+        let start = Instant::now();
+        let spin = spin.min(timeout);
+        while start.elapsed() < spin {
+            for _ in 0..32 {
+                std::hint::spin_loop();
+            }
+            if let Some(outcome) = self.take() {
+                return outcome;
+            }
+        }
+        while let Some(left) = timeout.checked_sub(start.elapsed()) {
+            if left.is_zero() {
+                break;
+            }
+            if self.sleep(left.min(SLEEP)) {
+                return Outcome::Gone;
+            }
+            if let Some(outcome) = self.take() {
+                return outcome;
+            }
+        }
+        if self.is_gone() {
+            return Outcome::Gone;
+        }
+        Outcome::TimedOut
+    }
+
+    /// Sleeps until the balancer publishes something, at most `limit`. True when it is gone and
+    /// nothing is left to read.
+    fn sleep(&self, limit: Duration) -> bool {
+        let waiting = self.queue.waiting();
+        waiting.store(1, Ordering::SeqCst);
+        // The balancer publishes, fences, looks at `waiting`; we do the reverse, so one of us sees
+        // the other.
+        fence(Ordering::SeqCst);
+        if !self.has_packets() && self.queue.state().load(Ordering::Acquire) < state::CLOSED {
+            let timeout = rustix::thread::futex::Timespec::try_from(limit).ok();
+            // Timeout, wake-up and a changed word all mean: look again.
+            let _ = rustix::thread::futex::wait(
+                waiting,
+                rustix::thread::futex::Flags::empty(),
+                1,
+                timeout.as_ref(),
+            );
+        }
+        waiting.store(0, Ordering::Relaxed);
+        self.queue.consumer_heartbeat().store(coarse_now(), Ordering::Relaxed);
+        !self.has_packets() && self.is_gone()
+    }
+
+    fn has_packets(&self) -> bool {
+        self.rings.iter().any(|i| i.ring.word(ring::PROD).load(Ordering::Acquire) != i.cons)
+    }
+
+    /// The queue was closed, or the balancer's end of the connection is.
+    fn is_gone(&self) -> bool {
+        if self.queue.state().load(Ordering::Acquire) >= state::CLOSED {
+            return true;
+        }
+        let mut fds = [PollFd::new(&self.socket, PollFlags::empty())];
+        rustix::event::poll(&mut fds, Some(&rustix::event::Timespec::default()))
+            .is_ok_and(|n| n > 0)
+    }
+
+    /// Takes a burst from the next ring that has one.
+    #[inline]
+    fn take(&mut self) -> Option<Outcome> {
+        for _ in 0..self.rings.len() {
+            let index = self.turn;
+            self.turn = if index + 1 == self.rings.len() { 0 } else { index + 1 };
+            let inlet = &self.rings[index];
+            let published = inlet.ring.word(ring::PROD).load(Ordering::Acquire);
+            let ready = published.wrapping_sub(inlet.cons);
+            if ready == 0 {
+                continue;
+            }
+            if ready > inlet.ring.slots() {
+                return Some(Outcome::Gone);
+            }
+            return Some(self.take_from(index, ready.min(BURST as u64) as usize));
+        }
+        None
+    }
+
+    fn take_from(&mut self, index: usize, ready: usize) -> Outcome {
+        let inlet = &mut self.rings[index];
+        let held = &mut self.burst;
+        held.ring = index;
+        for i in 0..ready {
+            let descriptor = inlet.ring.take(inlet.cons + i as u64);
+            self.frames.prefetch(descriptor.address);
+            held.descriptors[i] = descriptor;
+        }
+        let (count, bad) = held.arrange(ready, &self.frames);
+        if count == 0 {
+            // A chain without end: a faulty balancer.
+            return Outcome::Gone;
+        }
+        held.count = count;
+        inlet.cons += count as u64;
+        let ring = &inlet.ring;
+        ring.word(ring::CONS).store(inlet.cons, Ordering::Release);
+        bump(ring.word(ring::PROCESSED), held.packet_count as u64);
+        if bad != 0 {
+            bump(ring.word(ring::ERRORS), bad);
+            self.errors += bad;
+        }
+        self.packets += held.packet_count as u64;
+        Outcome::Packets
+    }
+
+    /// Returns the held frames.
+    #[inline]
+    fn release(&mut self) {
+        let held = &mut self.burst;
+        let count = std::mem::take(&mut held.count);
+        held.packet_count = 0;
+        if count == 0 {
+            return;
+        }
+        let frame_mask = !(u64::from(self.queue.header().frame_size) - 1);
+        let inlet = &mut self.rings[held.ring];
+        for descriptor in &held.descriptors[..count] {
+            inlet
+                .ring
+                .return_entry(inlet.rprod)
+                .store(descriptor.address & frame_mask, Ordering::Relaxed);
+            inlet.rprod += 1;
+        }
+        inlet.ring.word(ring::RPROD).store(inlet.rprod, Ordering::Release);
+    }
+}
+
+impl Held {
+    /// Makes packets of the first `ready` descriptors. Returns how many descriptors they use (a
+    /// chain whose end is not in reach stays for the next burst) and how many were refused.
+    fn arrange(&mut self, ready: usize, frames: &Frames) -> (usize, u64) {
+        self.packet_count = 0;
+        self.scratch.clear();
+        let (mut at, mut bad) = (0, 0);
+        while at < ready {
+            let Some(len) = chain::length(&self.descriptors[at..ready]) else {
+                break;
+            };
+            let chain = &self.descriptors[at..at + len];
+            if !chain.iter().all(|d| frames.holds(d)) {
+                bad += 1;
+            } else {
+                let chained = (len > 1).then(|| {
+                    let start = self.scratch.len();
+                    for piece in chain {
+                        self.scratch.extend_from_slice(frames.packet(piece));
+                    }
+                    (start, self.scratch.len())
+                });
+                self.packets[self.packet_count] = Packet { first: at as u8, chained };
+                self.packet_count += 1;
+            }
+            at += len;
+        }
+        (at, bad)
+    }
+}
+
+/// A burst of at most 64 packets. It borrows the consumer, which returns the frames afterwards.
+#[derive(Debug, Clone, Copy)]
+pub struct Burst<'a> {
+    from: Option<&'a Attachment>,
+}
+
+impl<'a> Burst<'a> {
+    /// Number of packets.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.from.map_or(0, |a| a.burst.packet_count)
+    }
+
+    /// True when there is no packet.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The packets, in the order in which they were captured.
+    #[inline]
+    pub fn iter(&self) -> impl Iterator<Item = Frame<'a>> + use<'a> {
+        let from = self.from;
+        (0..self.len()).filter_map(move |i| from.map(|a| a.frame(i)))
+    }
+}
+
+impl Attachment {
+    #[inline]
+    fn frame(&self, index: usize) -> Frame<'_> {
+        let packet = self.burst.packets[index];
+        let descriptor = self.burst.descriptors[usize::from(packet.first)];
+        let data = match packet.chained {
+            Some((start, end)) => &self.burst.scratch[start..end],
+            None => self.frames.packet(&descriptor),
+        };
+        Frame {
+            data,
+            flags: FrameFlags(descriptor.flags & !FrameFlags::MORE_FRAGMENTS),
+            interface: descriptor.interface,
+            frames: &self.frames,
+            descriptor,
+        }
+    }
+}
+
+/// One received packet.
+#[derive(Debug, Clone, Copy)]
+pub struct Frame<'a> {
+    /// The Ethernet frame as captured.
+    pub data: &'a [u8],
+    /// What the balancer knows about it.
+    pub flags: FrameFlags,
+    /// Index of the input interface in the balancer.
+    pub interface: u16,
+    frames: &'a Frames,
+    descriptor: Descriptor,
+}
+
+impl Frame<'_> {
+    /// Time of reception in nanoseconds since the epoch, where the source has one.
+    pub fn timestamp(&self) -> Option<u64> {
+        self.flags
+            .has(FrameFlags::TIMESTAMP)
+            .then(|| u64::from_le_bytes(self.frames.head_room(&self.descriptor, 8)))
+    }
+
+    /// The balancer's distribution hash.
+    pub fn hash(&self) -> Option<u32> {
+        self.flags
+            .has(FrameFlags::HASH)
+            .then(|| u32::from_le_bytes(self.frames.head_room(&self.descriptor, 12)))
+    }
+}
+
+/// Connects to the control socket in `role` and returns the connection, the answer and the
+/// descriptors that came with it.
+pub(crate) fn connect_as(
+    path: &Path,
+    role: Role,
+    queue: u16,
+    limit: Duration,
+) -> Result<(OwnedFd, Answer, Vec<OwnedFd>), AttachError> {
+    let socket = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    rustix::net::sockopt::set_socket_timeout(
+        &socket,
+        rustix::net::sockopt::Timeout::Recv,
+        Some(limit),
+    )?;
+    rustix::net::sockopt::set_socket_timeout(
+        &socket,
+        rustix::net::sockopt::Timeout::Send,
+        Some(limit),
+    )?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)
+        .map_err(|e| AttachError::NoServer { path: path.to_owned(), source: e.into() })?;
+    let hello = Hello { abi: ABI, min_abi: ABI, role, set: ANY_SET, queue };
+    rustix::net::send(socket.as_fd(), &hello.encode(), SendFlags::NOSIGNAL)?;
+    let mut buffer = [0; MAX_MESSAGE];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let message = rustix::net::recvmsg(
+        &socket,
+        &mut [std::io::IoSliceMut::new(&mut buffer)],
+        &mut ancillary,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
+    let fds = ancillary
+        .drain()
+        .flat_map(|m| match m {
+            RecvAncillaryMessage::ScmRights(fds) => fds.collect(),
+            _ => Vec::new(),
+        })
+        .collect();
+    if message.bytes == 0 {
+        return Err(AttachError::Protocol("the end of the connection"));
+    }
+    let answer = Answer::decode(&buffer[..message.bytes])
+        .ok_or(AttachError::Protocol("something that is not an answer"))?;
+    match answer {
+        Answer::Refused { code, pid, text } => Err(match code {
+            1 => AttachError::Version { abi: ABI, text },
+            2 => AttachError::NoSuchQueue(text),
+            3 => AttachError::Busy { pid, text },
+            4 => AttachError::Draining(text),
+            5 => AttachError::NotPermitted(text),
+            _ => AttachError::Protocol("an unknown refusal"),
+        }),
+        accepted => Ok((socket, accepted, fds)),
+    }
+}
+
+const _: () = assert!(abi::MAX_FRAGMENTS <= BURST && BURST <= u8::MAX as usize);

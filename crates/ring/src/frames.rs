@@ -1,0 +1,110 @@
+//! The frames region: packets, written by the balancer and read by every consumer.
+
+use std::os::fd::OwnedFd;
+
+use crate::abi::{Descriptor, Header};
+use crate::map::{Map, is_fixed, memory_file, seal_read_only};
+
+/// The owner's writable view of the frames region.
+#[derive(Debug)]
+pub(crate) struct OwnedFrames {
+    pub(crate) fd: OwnedFd,
+    map: Map,
+}
+
+impl OwnedFrames {
+    /// Makes a region of `len` bytes and seals it against every other writer.
+    pub(crate) fn new(len: usize) -> rustix::io::Result<Self> {
+        let fd = memory_file("conjure-frames", len)?;
+        let map = Map::new(&fd, len, true)?;
+        seal_read_only(&fd)?;
+        Ok(Self { fd, map })
+    }
+
+    /// The bytes `offset..offset + len`, for writing.
+    ///
+    /// # Safety
+    /// No other reference to these bytes may live in this process. The caller holds the frame that
+    /// they belong to, and no consumer does.
+    #[inline]
+    #[allow(clippy::mut_from_ref, reason = "the caller owns the frame, not the region")]
+    pub(crate) unsafe fn slice(&self, offset: usize, len: usize) -> &mut [u8] {
+        let start = self.map.at(offset, len);
+        // SAFETY: mapped, writable, initialised bytes; exclusive by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), len) }
+    }
+}
+
+/// A consumer's read-only view of the frames region.
+#[derive(Debug)]
+pub(crate) struct Frames {
+    map: Map,
+    head_room: u64,
+}
+
+impl Frames {
+    /// Maps the region that `fd` refers to.
+    ///
+    /// `None` when the file can be made shorter than announced, so that reading it could fault.
+    pub(crate) fn open(fd: &OwnedFd, header: &Header) -> rustix::io::Result<Option<Self>> {
+        let Ok(len) = usize::try_from(header.frames_len) else {
+            return Ok(None);
+        };
+        if !is_fixed(fd, len)? {
+            return Ok(None);
+        }
+        Ok(Some(Self { map: Map::new(fd, len, false)?, head_room: u64::from(header.head_room) }))
+    }
+
+    /// True when the packet and its head room lie in the region.
+    #[inline]
+    pub(crate) fn holds(&self, descriptor: &Descriptor) -> bool {
+        let len = self.map.len() as u64;
+        descriptor.address >= self.head_room
+            && descriptor.address <= len
+            && u64::from(descriptor.len) <= len - descriptor.address
+    }
+
+    /// The bytes of a packet. The descriptor must have passed [`Frames::holds`].
+    #[inline]
+    pub(crate) fn packet(&self, descriptor: &Descriptor) -> &[u8] {
+        self.bytes(descriptor.address as usize, descriptor.len as usize)
+    }
+
+    /// `N` bytes of head room that end `before` bytes before a packet.
+    #[inline]
+    pub(crate) fn head_room<const N: usize>(
+        &self,
+        descriptor: &Descriptor,
+        before: usize,
+    ) -> [u8; N] {
+        let start = descriptor.address as usize - before;
+        *self.bytes(start, N).first_chunk().unwrap_or(&[0; N])
+    }
+
+    #[inline]
+    fn bytes(&self, offset: usize, len: usize) -> &[u8] {
+        let start = self.map.at(offset, len);
+        // SAFETY: mapped, initialised bytes that outlive `self`. The balancer does not write a
+        // frame that this consumer has not returned; should a faulty one do so, the reader sees
+        // other bytes, which its parsers accept like any bytes.
+        unsafe { std::slice::from_raw_parts(start.as_ptr(), len) }
+    }
+
+    /// Asks the processor to load the start of a packet.
+    #[inline]
+    pub(crate) fn prefetch(&self, address: u64) {
+        #[cfg(target_arch = "x86_64")]
+        if (address as usize) < self.map.len() {
+            let at = self.map.at(address as usize, 0);
+            // SAFETY: a hint without effect on memory; the address lies in the mapping.
+            unsafe {
+                std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(
+                    at.as_ptr().cast(),
+                );
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = address;
+    }
+}

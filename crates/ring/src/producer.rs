@@ -1,0 +1,539 @@
+//! The balancer's end of the rings: one per ingest thread.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::mpsc::Receiver;
+
+use crate::abi::{Descriptor, FrameFlags, MAX_FRAGMENTS, ring};
+use crate::chain;
+use crate::clock::coarse_now;
+use crate::frames::OwnedFrames;
+use crate::queue::{QueueMap, Ring};
+use crate::status::{QueueCounters, bump};
+
+/// What the server asks of an ingest thread.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// A consumer attached to the queue.
+    Attach(usize, Arc<QueueMap>),
+    /// The consumer of the queue is gone.
+    Detach(usize),
+}
+
+/// What is known of a packet besides its bytes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Meta {
+    /// Time of reception in nanoseconds since the epoch.
+    pub timestamp: Option<u64>,
+    /// Distribution hash.
+    pub hash: Option<u32>,
+    /// Further [`FrameFlags`]; those for time stamp and hash are set by the fields above.
+    pub flags: u16,
+    /// Index of the input interface.
+    pub interface: u16,
+}
+
+impl Meta {
+    #[inline]
+    const fn descriptor_flags(&self) -> u16 {
+        let mut flags =
+            self.flags & !(FrameFlags::MORE_FRAGMENTS | FrameFlags::TIMESTAMP | FrameFlags::HASH);
+        if self.timestamp.is_some() {
+            flags |= FrameFlags::TIMESTAMP;
+        }
+        if self.hash.is_some() {
+            flags |= FrameFlags::HASH;
+        }
+        flags
+    }
+}
+
+/// How many queues took a packet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SendOutcome {
+    /// Queues that took it.
+    pub delivered: u32,
+    /// Queues that did not; each counted its cause.
+    pub dropped: u32,
+}
+
+/// The ring to one attached consumer, with the producer's own copies of its indices.
+#[derive(Debug)]
+struct Outlet {
+    ring: Ring,
+    prod: u64,
+    rcons: u64,
+    /// Packets since the last flush.
+    packets: u64,
+}
+
+impl Outlet {
+    #[inline]
+    const fn outstanding(&self) -> u64 {
+        self.prod - self.rcons
+    }
+}
+
+/// The frames of one ingest thread and who holds them. Private memory: a consumer cannot reach it.
+#[derive(Debug)]
+struct Pool {
+    /// Bit q of entry i: queue q holds frame i.
+    holders: Vec<u64>,
+    /// Free frames; the one returned last is used first, while it is in the cache.
+    free: Vec<u32>,
+}
+
+impl Pool {
+    fn new(frames: u32) -> Self {
+        Self { holders: vec![0; frames as usize], free: (0..frames).rev().collect() }
+    }
+
+    /// Takes the frame back from `queue`; false when that queue does not hold it.
+    #[inline]
+    fn give_back(&mut self, frame: u64, queue: usize) -> bool {
+        let bit = 1 << queue;
+        let Some(holders) = self.holders.get_mut(frame as usize) else {
+            return false;
+        };
+        if *holders & bit == 0 {
+            return false;
+        }
+        *holders &= !bit;
+        if *holders == 0 {
+            self.free.push(frame as u32);
+        }
+        true
+    }
+
+    /// Takes back everything that `queue` holds.
+    fn reclaim(&mut self, queue: usize) {
+        for frame in 0..self.holders.len() as u64 {
+            self.give_back(frame, queue);
+        }
+    }
+}
+
+/// Sends packets of one ingest thread to the queues.
+///
+/// Packets become visible to consumers at [`Producer::flush`]. Nothing here ever waits for a
+/// consumer: a queue that is full or without consumer loses the packet, and only that queue.
+#[derive(Debug)]
+pub struct Producer {
+    index: u32,
+    frames: Arc<OwnedFrames>,
+    /// Number of this thread's first frame in the region.
+    first_frame: u64,
+    frame_shift: u32,
+    head_room: usize,
+    room: usize,
+    pool: Pool,
+    outlets: Vec<Option<Outlet>>,
+    attached: u64,
+    dirty: u64,
+    counters: Arc<[QueueCounters]>,
+    commands: Receiver<Command>,
+    pending: Arc<AtomicBool>,
+}
+
+/// Which frames of the region a producer owns, and their geometry.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Share {
+    pub(crate) index: u32,
+    pub(crate) first_frame: u64,
+    pub(crate) frames: u32,
+    pub(crate) frame_size: u32,
+    pub(crate) head_room: u32,
+}
+
+impl Producer {
+    pub(crate) fn new(
+        frames: Arc<OwnedFrames>,
+        share: Share,
+        counters: Arc<[QueueCounters]>,
+        commands: Receiver<Command>,
+        pending: Arc<AtomicBool>,
+    ) -> Self {
+        Self {
+            index: share.index,
+            frames,
+            first_frame: share.first_frame,
+            frame_shift: share.frame_size.trailing_zeros(),
+            head_room: share.head_room as usize,
+            room: (share.frame_size - share.head_room) as usize,
+            pool: Pool::new(share.frames),
+            outlets: counters.iter().map(|_| None).collect(),
+            attached: 0,
+            dirty: 0,
+            counters,
+            commands,
+            pending,
+        }
+    }
+
+    /// Longest packet that fits one frame, in bytes. Longer ones are chained.
+    pub const fn room(&self) -> usize {
+        self.room
+    }
+
+    /// Copies `packet` and sends it to the queues whose bits are set in `targets`.
+    #[inline]
+    pub fn send(&mut self, packet: &[u8], meta: &Meta, targets: u64) -> SendOutcome {
+        if packet.len() <= self.room {
+            self.send_with(packet.len(), meta, targets, |frame| frame.copy_from_slice(packet))
+        } else {
+            self.send_chain(packet, meta, targets)
+        }
+    }
+
+    /// Sends a packet of `len` bytes (at most [`Producer::room`]) that `fill` writes in place.
+    ///
+    /// # Panics
+    /// When `len` is more than the room of a frame.
+    #[inline]
+    pub fn send_with(
+        &mut self,
+        len: usize,
+        meta: &Meta,
+        targets: u64,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> SendOutcome {
+        assert!(len <= self.room, "packet of {len} bytes in one frame");
+        let targets = self.with_consumer(targets);
+        if targets.ready == 0 {
+            return targets.outcome(0);
+        }
+        let Some(frame) = self.take_frame() else {
+            self.count_no_frame(targets.ready);
+            return targets.outcome(0);
+        };
+        let address = self.address(frame);
+        // SAFETY: the frame was free: nobody refers to its bytes, and it becomes visible to a
+        // consumer only at the next flush.
+        fill(unsafe { self.frames.slice(address, len) });
+        self.write_head_room(address, meta);
+        let descriptor = Descriptor {
+            address: address as u64,
+            len: len as u32,
+            flags: meta.descriptor_flags(),
+            interface: meta.interface,
+        };
+        let mut delivered = 0;
+        for queue in bits(targets.ready) {
+            delivered += u32::from(self.enqueue(queue, &[frame], &[descriptor]));
+        }
+        if delivered == 0 {
+            self.pool.free.push(frame);
+        }
+        targets.outcome(delivered)
+    }
+
+    /// Sends a packet that needs several frames.
+    #[cold]
+    fn send_chain(&mut self, packet: &[u8], meta: &Meta, targets: u64) -> SendOutcome {
+        let targets = self.with_consumer(targets);
+        if targets.ready == 0 {
+            return targets.outcome(0);
+        }
+        let needed = packet.len().div_ceil(self.room);
+        let mut frames = Vec::with_capacity(needed.min(MAX_FRAGMENTS));
+        while needed <= MAX_FRAGMENTS && frames.len() < needed {
+            match self.take_frame() {
+                Some(frame) => frames.push(frame),
+                None => break,
+            }
+        }
+        if frames.len() < needed {
+            self.pool.free.append(&mut frames);
+            self.count_no_frame(targets.ready);
+            return targets.outcome(0);
+        }
+        let mut descriptors = Vec::with_capacity(needed);
+        for ((start, len), &frame) in chain::pieces(packet.len(), self.room).zip(&frames) {
+            let address = self.address(frame);
+            // SAFETY: as in `send_with`.
+            unsafe { self.frames.slice(address, len) }.copy_from_slice(&packet[start..start + len]);
+            self.write_head_room(address, meta);
+            let more = if start + len < packet.len() { FrameFlags::MORE_FRAGMENTS } else { 0 };
+            descriptors.push(Descriptor {
+                address: address as u64,
+                len: len as u32,
+                flags: meta.descriptor_flags() | more,
+                interface: meta.interface,
+            });
+        }
+        let mut delivered = 0;
+        for queue in bits(targets.ready) {
+            delivered += u32::from(self.enqueue(queue, &frames, &descriptors));
+        }
+        if delivered == 0 {
+            self.pool.free.append(&mut frames);
+        }
+        targets.outcome(delivered)
+    }
+
+    /// Makes everything sent visible, wakes sleeping consumers and takes returned frames back.
+    #[inline]
+    pub fn flush(&mut self) {
+        if self.dirty != 0 {
+            self.publish();
+        }
+        if self.pending.load(Ordering::Relaxed) {
+            self.obey();
+        }
+    }
+
+    fn publish(&mut self) {
+        let now = coarse_now();
+        let dirty = std::mem::take(&mut self.dirty);
+        for queue in bits(dirty) {
+            let Some(outlet) = &mut self.outlets[queue] else {
+                continue;
+            };
+            let ring = &outlet.ring;
+            ring.word(ring::HEARTBEAT).store(now, Ordering::Relaxed);
+            ring.word(ring::PROD).store(outlet.prod, Ordering::Release);
+            bump(&self.counters[queue].enqueued, std::mem::take(&mut outlet.packets));
+        }
+        // Orders the new indices before the look at `waiting`; the consumer does the reverse.
+        fence(Ordering::SeqCst);
+        for queue in bits(dirty) {
+            if let Some(outlet) = &self.outlets[queue] {
+                outlet.ring.queue().wake();
+            }
+            self.drain(queue);
+        }
+    }
+
+    /// Does what must be done regularly when no packets come: call it at least every 100 ms.
+    pub fn tick(&mut self) {
+        self.flush();
+        let now = coarse_now();
+        for queue in bits(self.attached) {
+            self.drain(queue);
+            if let Some(outlet) = &self.outlets[queue] {
+                outlet.ring.word(ring::HEARTBEAT).store(now, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Splits targets into those with a consumer and the rest, which are counted.
+    #[inline]
+    fn with_consumer(&mut self, targets: u64) -> Targets {
+        let ready = targets & self.attached;
+        let missing = targets & !self.attached;
+        if missing != 0 {
+            for queue in bits(missing) {
+                if let Some(counters) = self.counters.get(queue) {
+                    bump(&counters.no_consumer, 1);
+                }
+            }
+        }
+        Targets { ready, all: targets.count_ones() }
+    }
+
+    #[cold]
+    fn count_no_frame(&self, queues: u64) {
+        for queue in bits(queues) {
+            bump(&self.counters[queue].no_frame, 1);
+        }
+    }
+
+    #[inline]
+    fn take_frame(&mut self) -> Option<u32> {
+        if let Some(frame) = self.pool.free.pop() {
+            return Some(frame);
+        }
+        for queue in bits(self.attached) {
+            self.drain(queue);
+        }
+        self.pool.free.pop()
+    }
+
+    #[inline]
+    const fn address(&self, frame: u32) -> usize {
+        (((self.first_frame + frame as u64) << self.frame_shift) as usize) + self.head_room
+    }
+
+    #[inline]
+    fn write_head_room(&self, address: usize, meta: &Meta) {
+        if let Some(hash) = meta.hash {
+            // SAFETY: the head room belongs to the frame, see `send_with`.
+            unsafe { self.frames.slice(address - 12, 4) }.copy_from_slice(&hash.to_le_bytes());
+        }
+        if let Some(timestamp) = meta.timestamp {
+            // SAFETY: as above.
+            unsafe { self.frames.slice(address - 8, 8) }.copy_from_slice(&timestamp.to_le_bytes());
+        }
+    }
+
+    /// Puts one packet into one queue, wholly or not at all.
+    #[inline]
+    fn enqueue(&mut self, queue: usize, frames: &[u32], descriptors: &[Descriptor]) -> bool {
+        let needed = descriptors.len() as u64;
+        if !self.has_space(queue, needed) {
+            self.drain(queue);
+            if !self.has_space(queue, needed) {
+                self.count_full(queue);
+                return false;
+            }
+        }
+        let Some(outlet) = &mut self.outlets[queue] else {
+            return false;
+        };
+        for (&frame, &descriptor) in frames.iter().zip(descriptors) {
+            self.pool.holders[frame as usize] |= 1 << queue;
+            outlet.ring.put(outlet.prod, descriptor);
+            outlet.prod += 1;
+        }
+        outlet.packets += 1;
+        self.dirty |= 1 << queue;
+        true
+    }
+
+    /// The quota: frames enqueued and not returned never exceed the number of slots, so a consumer
+    /// that returns nothing starves only itself.
+    #[inline]
+    fn has_space(&self, queue: usize, needed: u64) -> bool {
+        self.outlets[queue].as_ref().is_some_and(|o| o.outstanding() + needed <= o.ring.slots())
+    }
+
+    #[cold]
+    fn count_full(&self, queue: usize) {
+        let Some(outlet) = &self.outlets[queue] else {
+            return;
+        };
+        let consumed = outlet.ring.word(ring::CONS).load(Ordering::Acquire);
+        let counters = &self.counters[queue];
+        if outlet.prod.wrapping_sub(consumed) >= outlet.ring.slots() {
+            bump(&counters.dropped_full, 1);
+            bump(outlet.ring.word(ring::DROPPED), 1);
+        } else {
+            bump(&counters.dropped_quota, 1);
+            bump(outlet.ring.word(ring::DROPPED_QUOTA), 1);
+        }
+    }
+
+    /// Takes back the frames that the consumer of `queue` returned.
+    #[inline]
+    fn drain(&mut self, queue: usize) {
+        let Some(outlet) = &mut self.outlets[queue] else {
+            return;
+        };
+        let returned = outlet.ring.word(ring::RPROD).load(Ordering::Acquire);
+        let count = returned.wrapping_sub(outlet.rcons);
+        if count == 0 {
+            return;
+        }
+        if count > outlet.outstanding() {
+            self.part_with(queue);
+            return;
+        }
+        let alignment = (1u64 << self.frame_shift) - 1;
+        let mut bad = 0;
+        for index in outlet.rcons..returned {
+            let address = outlet.ring.return_entry(index).load(Ordering::Relaxed);
+            let frame = (address >> self.frame_shift).wrapping_sub(self.first_frame);
+            if address & alignment != 0 || !self.pool.give_back(frame, queue) {
+                bad += 1;
+            }
+        }
+        outlet.rcons = returned;
+        outlet.ring.word(ring::RCONS).store(returned, Ordering::Relaxed);
+        let counters = &self.counters[queue];
+        counters.outstanding.store(outlet.outstanding(), Ordering::Relaxed);
+        if bad != 0 {
+            bump(&counters.bad_returns, bad);
+            self.part_with(queue);
+        }
+    }
+
+    /// Stops serving a consumer that broke the rules; the server will close its connection.
+    #[cold]
+    fn part_with(&mut self, queue: usize) {
+        self.counters[queue].corrupt.store(true, Ordering::Relaxed);
+        self.detach(queue);
+    }
+
+    #[cold]
+    fn obey(&mut self) {
+        self.pending.store(false, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::Detach(queue) => self.detach(queue),
+                Command::Attach(queue, map) => {
+                    self.detach(queue);
+                    self.outlets[queue] = Some(Outlet {
+                        ring: Ring::new(map, self.index),
+                        prod: 0,
+                        rcons: 0,
+                        packets: 0,
+                    });
+                    self.attached |= 1 << queue;
+                }
+            }
+        }
+    }
+
+    fn detach(&mut self, queue: usize) {
+        if self.outlets[queue].take().is_some() {
+            self.pool.reclaim(queue);
+            self.counters[queue].outstanding.store(0, Ordering::Relaxed);
+        }
+        self.attached &= !(1 << queue);
+        self.dirty &= !(1 << queue);
+    }
+}
+
+/// The targets of a packet.
+struct Targets {
+    /// Those with a consumer.
+    ready: u64,
+    /// Number of all.
+    all: u32,
+}
+
+impl Targets {
+    #[inline]
+    const fn outcome(&self, delivered: u32) -> SendOutcome {
+        SendOutcome { delivered, dropped: self.all - delivered }
+    }
+}
+
+/// Numbers of the bits that are set.
+#[inline]
+fn bits(mut mask: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        if mask == 0 {
+            return None;
+        }
+        let bit = mask.trailing_zeros();
+        mask &= mask - 1;
+        Some(bit as usize)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits_in_order() {
+        assert_eq!(bits(0b1010_0001).collect::<Vec<_>>(), [0, 5, 7]);
+        assert_eq!(bits(1 << 63).collect::<Vec<_>>(), [63]);
+    }
+
+    #[test]
+    fn a_frame_is_free_when_its_last_holder_returns_it() {
+        let mut pool = Pool::new(2);
+        let frame = pool.free.pop().unwrap();
+        pool.holders[frame as usize] = 0b11;
+        assert!(pool.give_back(u64::from(frame), 0));
+        assert!(!pool.give_back(u64::from(frame), 0), "returned twice");
+        assert!(!pool.give_back(u64::from(frame), 5), "never held");
+        assert!(!pool.give_back(99, 0), "not a frame");
+        assert_eq!(pool.free.len(), 1);
+        pool.reclaim(1);
+        assert_eq!(pool.free.len(), 2);
+    }
+}
