@@ -1,0 +1,353 @@
+//! What happens to one registration (`spec/registrar.md` 5 and 6): pure, with the random source
+//! passed in.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use conf::OverrideTransport;
+use keys::{ClientVersion, SharedSecret};
+use phantoms::{Family, SelectError};
+use rand::CryptoRng;
+use registration::http::{Endpoint, Refusal};
+use registration::message::Wrapper;
+use registration::overrides::{self, Percent};
+use signalling::{Message, PrefixTransportParams, RegistrationResponse, params, raw};
+use transports::{Params, Transport, requested_port};
+
+use crate::snapshot::{Rules, Snapshot};
+
+/// Port for phantoms that do not support others.
+const DEFAULT_PORT: u32 = 443;
+/// Field of a response that carries the ClientConf.
+const CLIENT_CONF: u32 = 6;
+
+/// A registration that was accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accepted {
+    /// Message for the stations.
+    pub publication: Vec<u8>,
+    /// Body of the reply; `None` for unidirectional registrations.
+    pub reply: Option<Vec<u8>>,
+}
+
+/// Whether the client's generation is older than the registrar's.
+pub fn is_outdated(wrapper: &Wrapper<'_>, snapshot: &Snapshot) -> bool {
+    wrapper
+        .payload()
+        .is_some_and(|p| p.message.decoy_list_generation.unwrap_or(0) < snapshot.generation)
+}
+
+/// Processes a decoded request; `address` is the client's in 16 bytes.
+///
+/// # Errors
+/// The [`Refusal`] to answer with.
+pub fn process<R: CryptoRng + ?Sized>(
+    mut wrapper: Wrapper<'_>,
+    endpoint: Endpoint,
+    address: &[u8; 16],
+    snapshot: &Snapshot,
+    rules: &Rules,
+    rng: &mut R,
+) -> Result<Accepted, Refusal> {
+    let publish = |wrapper: &Wrapper<'_>, response: Option<&[u8]>| {
+        wrapper.publication(endpoint.source(), Some(address), response).map_err(|_| Refusal::Failed)
+    };
+    if endpoint == Endpoint::Unidirectional {
+        return Ok(Accepted { publication: publish(&wrapper, None)?, reply: None });
+    }
+    let outdated = is_outdated(&wrapper, snapshot);
+    if outdated {
+        wrapper.set_generation(snapshot.generation).map_err(|_| Refusal::Decode)?;
+    }
+    let mut response = respond(&wrapper, snapshot, rules, rng)?.encode_to_vec();
+    let publication = publish(&wrapper, Some(&response))?;
+    if outdated {
+        raw::put_bytes(&mut response, CLIENT_CONF, &snapshot.client_conf);
+    }
+    Ok(Accepted { publication, reply: Some(response) })
+}
+
+/// The answer to a bidirectional registration, overrides applied.
+fn respond<R: CryptoRng + ?Sized>(
+    wrapper: &Wrapper<'_>,
+    snapshot: &Snapshot,
+    rules: &Rules,
+    rng: &mut R,
+) -> Result<RegistrationResponse, Refusal> {
+    let payload = &wrapper.payload().ok_or(Refusal::NoPayload)?.message;
+    let version = ClientVersion(payload.client_lib_version.unwrap_or(0));
+    let seed = SharedSecret::new(wrapper.secret()).session_keys(version).seed;
+    let generation = payload.decoy_list_generation.unwrap_or(0);
+
+    let mut response = RegistrationResponse::default();
+    let mut random_port = true;
+    if payload.v4_support() || payload.v6_support() {
+        let pick =
+            snapshot.phantoms.pick(generation, seed.expose(), version).map_err(|e| refusal(&e))?;
+        if payload.v4_support() {
+            let phantom = pick.phantom(Family::V4).map_err(|e| refusal(&e))?;
+            if let IpAddr::V4(v4) = phantom.address {
+                response.ipv4addr = Some(u32::from(v4));
+            }
+            random_port = phantom.random_port;
+        }
+        if payload.v6_support() {
+            let phantom = pick.phantom(Family::V6).map_err(|e| refusal(&e))?;
+            if let IpAddr::V6(v6) = phantom.address {
+                response.ipv6addr = Some(v6.octets().to_vec());
+            }
+            random_port &= phantom.random_port;
+        }
+    }
+
+    let transport = Transport::try_from(payload.transport.unwrap_or(0))
+        .ok()
+        .filter(|transport| rules.transports.contains(transport))
+        .ok_or(Refusal::Failed)?;
+    let any = payload.transport_params.as_ref();
+    let parsed =
+        Params::parse(transport, version, any, &rules.prefixes).map_err(|_| Refusal::Failed)?;
+    let fixed = payload.disable_registrar_overrides();
+    if rules.random_prefix && !fixed && transport == Transport::Prefix {
+        let client = any.and_then(|any| params::unpack::<PrefixTransportParams>(any).ok());
+        if let Some(prefix) = rules.prefixes.random(rng) {
+            let chosen = overrides::prefix_params(
+                prefix.id,
+                &prefix.bytes,
+                Some(client.unwrap_or_default()),
+            );
+            response.transport_params = Some(params::pack_with_url(&chosen));
+        }
+    }
+    response.dst_port = Some(if random_port {
+        let port = requested_port(transport, version, &parsed, &seed, &rules.prefixes);
+        u32::from(port.map_err(|_| Refusal::Failed)?)
+    } else {
+        DEFAULT_PORT
+    });
+    if rules.overrides.enforce {
+        move_phantom(&mut response, transport, fixed, rules, rng);
+    }
+    Ok(response)
+}
+
+/// Moves the IPv4 phantom to an override subnet, if the rules and the dice say so.
+fn move_phantom<R: CryptoRng + ?Sized>(
+    response: &mut RegistrationResponse,
+    transport: Transport,
+    fixed: bool,
+    rules: &Rules,
+    rng: &mut R,
+) {
+    let overrides = &rules.overrides;
+    let (percent, opted_out) = match transport {
+        Transport::Min => (overrides.min_percent, fixed && overrides.min_respects_optout),
+        Transport::Prefix => (overrides.prefix_percent, fixed),
+        _ => return,
+    };
+    // Only a client that asked for an IPv4 phantom has one to move.
+    let Some(phantom) = response.ipv4addr.map(Ipv4Addr::from) else { return };
+    if opted_out || overrides.excludes(phantom) || !Percent::new(percent).draw(rng) {
+        return;
+    }
+    let group: Vec<_> = overrides.group(transport == Transport::Min).collect();
+    let weights: Vec<f64> = group.iter().map(|entry| entry.weight).collect();
+    let picked = overrides::pick(&weights, overrides::unit(rng));
+    let Some(entry) = picked.map(|at| group[at]) else { return };
+    if let OverrideTransport::Prefix { prefix_id, .. } = entry.transport {
+        let prefix = match prefix_id {
+            -1 => rules.prefixes.random(rng),
+            id => rules.prefixes.by_id(i32::from(id)),
+        };
+        let Some(prefix) = prefix else { return };
+        let chosen = overrides::prefix_params(prefix.id, &prefix.bytes, None);
+        response.transport_params = Some(params::pack_with_url(&chosen));
+    }
+    response.ipv4addr = Some(u32::from(overrides::address(entry.subnet, rng)));
+    if entry.port != 0 {
+        response.dst_port = Some(u32::from(entry.port));
+    }
+}
+
+/// Seeds that select nothing are the client's affair with old library versions only.
+const fn refusal(error: &SelectError) -> Refusal {
+    match error {
+        SelectError::NoAddressesV0 | SelectError::NoRangeV0 | SelectError::NoAddressesV1 => {
+            Refusal::BadSeed
+        }
+        _ => Refusal::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use phantoms::PhantomTable;
+    use proptest::prelude::*;
+    use rand_chacha::ChaCha20Rng;
+    use rand_chacha::rand_core::SeedableRng;
+    use registration::request::Registration;
+    use signalling::{C2sWrapper, RegistrationSource, TransportType};
+
+    const HEAD: &str = "log_level = \"info\"\nzmq_bind_addr = \"*\"\nzmq_auth_type = \"NULL\"\n\
+                        clientconf_path = \"/c\"\n";
+    const PHANTOMS: &str = "[Networks.5]\nGeneration = 5\n[[Networks.5.WeightedSubnets]]\n\
+                            Weight = 1\nRandomizeDstPort = true\nSubnets = [\"192.0.2.0/24\", \"2001:db8::/64\"]\n\
+                            [Networks.6]\nGeneration = 6\n[[Networks.6.WeightedSubnets]]\n\
+                            Weight = 1\nSubnets = [\"2001:db8::/64\"]\n";
+
+    fn rules(text: &str) -> Rules {
+        let path = std::path::Path::new("r.toml");
+        Rules::new(&conf::Registrar::parse(&format!("{HEAD}{text}"), path).unwrap().value)
+    }
+
+    fn snapshot() -> Snapshot {
+        let phantoms = PhantomTable::parse(PHANTOMS).unwrap().table;
+        Snapshot { phantoms, client_conf: vec![0x10, 5], generation: 5 }
+    }
+
+    fn registration(transport: TransportType) -> Registration {
+        Registration {
+            version: 4,
+            covert: "203.0.113.1:443".to_owned(),
+            generation: 5,
+            v4: true,
+            v6: true,
+            transport,
+            params: Some(signalling::Any::default()),
+            proxy_header: false,
+            disable_overrides: false,
+        }
+    }
+
+    fn answer(
+        registration: &Registration,
+        rules: &Rules,
+        seed: u8,
+    ) -> Result<RegistrationResponse, Refusal> {
+        let secret = [seed; 32];
+        let body = registration.wrapper(&secret, RegistrationSource::BidirectionalApi, None);
+        let accepted = process(
+            Wrapper::decode(&body).unwrap(),
+            Endpoint::Bidirectional,
+            &[0; 16],
+            &snapshot(),
+            rules,
+            &mut ChaCha20Rng::from_seed([seed; 32]),
+        )?;
+        let published = C2sWrapper::decode(&accepted.publication[..]).unwrap();
+        let reply = RegistrationResponse::decode(&accepted.reply.unwrap()[..]).unwrap();
+        let mut without_conf = reply.clone();
+        without_conf.client_conf = None;
+        assert_eq!(published.registration_response, Some(without_conf), "one answer for all");
+        Ok(reply)
+    }
+
+    const MIN: &str = "enforce_subnet_overrides = true\nprcnt_min_regs_to_override = 100\n\
+                       [[override_subnet]]\ncidr = \"198.51.100.0/24\"\nweight = 1\ntransport = \"Min_Transport\"\n";
+    const PREFIX: &str = "enforce_subnet_overrides = true\nprcnt_prefix_regs_to_override = 100\n\
+                          [[override_subnet]]\ncidr = \"198.51.100.0/24\"\nweight = 1\nport = 80\n\
+                          transport = \"Prefix_Transport\"\nprefix_id = 3\n";
+
+    fn moved(response: &RegistrationResponse) -> bool {
+        Ipv4Addr::from(response.ipv4addr.unwrap()).octets()[..3] == [198, 51, 100]
+    }
+
+    #[test]
+    fn min_moves_the_address_alone_and_respects_the_opt_out() {
+        let plain = answer(&registration(TransportType::Min), &rules(""), 1).unwrap();
+        let response = answer(&registration(TransportType::Min), &rules(MIN), 1).unwrap();
+        assert!(moved(&response) && !moved(&plain));
+        assert_eq!(response.dst_port, plain.dst_port);
+        assert_eq!(response.ipv6addr, plain.ipv6addr);
+        assert_eq!(response.transport_params, None);
+        let mut opted_out = registration(TransportType::Min);
+        opted_out.disable_overrides = true;
+        assert!(!moved(&answer(&opted_out, &rules(MIN), 1).unwrap()));
+        let old = format!("min_override_respects_optout = false\n{MIN}");
+        assert!(moved(&answer(&opted_out, &rules(&old), 1).unwrap()));
+    }
+
+    #[test]
+    fn prefix_moves_address_port_and_prefix() {
+        let response = answer(&registration(TransportType::Prefix), &rules(PREFIX), 2).unwrap();
+        assert!(moved(&response));
+        assert_eq!(response.dst_port, Some(80));
+        let chosen: PrefixTransportParams =
+            params::unpack(response.transport_params.as_ref().unwrap()).unwrap();
+        assert_eq!(
+            (chosen.prefix_id, chosen.prefix),
+            (Some(3), Some(b"HTTP/1.1 200\r\n".to_vec()))
+        );
+        let mut opted_out = registration(TransportType::Prefix);
+        opted_out.disable_overrides = true;
+        let response = answer(&opted_out, &rules(PREFIX), 2).unwrap();
+        assert!(!moved(&response) && response.transport_params.is_none());
+    }
+
+    #[test]
+    fn excluded_phantoms_and_ipv6_clients_are_not_moved() {
+        let excluded =
+            format!("{MIN}[[excluded_subnet_from_overrides]]\ncidr = \"192.0.2.0/24\"\n");
+        assert!(!moved(&answer(&registration(TransportType::Min), &rules(&excluded), 3).unwrap()));
+        let mut v6 = registration(TransportType::Min);
+        v6.v4 = false;
+        assert_eq!(answer(&v6, &rules(MIN), 3).unwrap().ipv4addr, None);
+    }
+
+    #[test]
+    fn a_random_prefix_only_where_switched_on_and_allowed() {
+        let on = rules("random_prefix_override = true\n");
+        let mut seen = std::collections::BTreeSet::new();
+        for seed in 0..60 {
+            let response = answer(&registration(TransportType::Prefix), &on, seed).unwrap();
+            let any = response.transport_params.unwrap();
+            let chosen: PrefixTransportParams = params::unpack(&any).unwrap();
+            let known = on.prefixes.by_id(chosen.prefix_id()).unwrap();
+            assert_eq!(chosen.prefix(), known.bytes);
+            seen.insert(known.id);
+        }
+        assert!(seen.len() > 7, "{seen:?}");
+        let off = answer(&registration(TransportType::Prefix), &rules(""), 1).unwrap();
+        assert_eq!(off.transport_params, None);
+    }
+
+    /// P28: never an unspecified phantom.
+    #[test]
+    fn a_family_without_phantoms_is_an_error_not_an_unspecified_address() {
+        let mut wants = registration(TransportType::Min);
+        wants.generation = 6;
+        for (version, refusal) in [
+            (0, Refusal::BadSeed),
+            (1, Refusal::BadSeed),
+            (2, Refusal::Failed),
+            (4, Refusal::Failed),
+        ] {
+            wants.version = version;
+            assert_eq!(answer(&wants, &rules(""), 1).unwrap_err(), refusal, "version {version}");
+        }
+        wants.v4 = false;
+        let response = answer(&wants, &rules(""), 1).unwrap();
+        assert_eq!((response.ipv4addr, response.dst_port), (None, Some(443)));
+        wants.v6 = false;
+        let response = answer(&wants, &rules(""), 1).unwrap();
+        assert_eq!((response.ipv4addr, response.ipv6addr), (None, None));
+    }
+
+    proptest! {
+        #[test]
+        fn any_payload_is_answered_or_refused(
+            secret in prop::collection::vec(any::<u8>(), 0..40),
+            payload in prop::collection::vec(any::<u8>(), 0..60),
+            version in 0u32..5,
+        ) {
+            let mut body = Vec::new();
+            raw::put_bytes(&mut body, 1, &secret);
+            raw::put_bytes(&mut body, 3, &payload);
+            if let Ok(wrapper) = Wrapper::decode(&body) {
+                let mut rng = ChaCha20Rng::from_seed([version as u8; 32]);
+                let _ = process(wrapper, Endpoint::Bidirectional, &[0; 16], &snapshot(),
+                    &rules(MIN), &mut rng);
+            }
+        }
+    }
+}
