@@ -229,7 +229,7 @@ pub struct Flows {
 }
 
 /// Flows of each family that a worker follows by default.
-pub const DEFAULT_CAPACITY: usize = 262_144;
+pub const DEFAULT_CAPACITY: usize = 131_072;
 
 impl Flows {
     /// A table for `capacity` flows over IPv4 and a quarter of that over IPv6.

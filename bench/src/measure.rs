@@ -1,0 +1,73 @@
+//! Interleaved measurement of two sides.
+
+use std::time::Instant;
+
+/// Repetitions of each side; odd, so that the median is one of them.
+const REPETITIONS: usize = 15;
+
+/// One side of a comparison: runs once and returns its cost per item.
+pub type Side = Box<dyn FnMut() -> f64>;
+
+/// A comparison.
+pub struct Row {
+    /// Unit of both costs, per item.
+    pub unit: &'static str,
+    /// What ours is compared with.
+    pub baseline_name: &'static str,
+    /// Our side.
+    pub ours: Side,
+    /// The other side.
+    pub baseline: Side,
+    /// Range in which the baseline must land, or the row is void.
+    pub plausible: Option<(f64, f64)>,
+}
+
+impl std::fmt::Debug for Row {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Row").field("baseline_name", &self.baseline_name).finish_non_exhaustive()
+    }
+}
+
+/// A side that runs `work`, which handles `items` items, and reports nanoseconds per item.
+pub(crate) fn nanoseconds(items: usize, mut work: impl FnMut() + 'static) -> Side {
+    Box::new(move || {
+        let start = Instant::now();
+        work();
+        start.elapsed().as_nanos() as f64 / items as f64
+    })
+}
+
+/// Medians of both sides, measured in turn after one round to warm up.
+pub(crate) fn medians(row: &mut Row) -> (f64, f64) {
+    (row.ours)();
+    (row.baseline)();
+    let (mut ours, mut baseline) = (Vec::new(), Vec::new());
+    for _ in 0..REPETITIONS {
+        ours.push((row.ours)());
+        baseline.push((row.baseline)());
+    }
+    (median(ours), median(baseline))
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_outlier_does_not_move_the_median() {
+        let mut first = true;
+        let mut row = Row {
+            unit: "ns",
+            baseline_name: "constant",
+            ours: Box::new(move || if std::mem::take(&mut first) { 1e9 } else { 2.0 }),
+            baseline: Box::new(|| 4.0),
+            plausible: None,
+        };
+        assert_eq!(medians(&mut row), (2.0, 4.0));
+    }
+}
