@@ -1,1 +1,21 @@
 //! A complete Conjure client: registers and connects.
+//!
+//! [`Client::register`] makes a registration over one channel and returns a [`Session`];
+//! [`Session::connect`] opens a TCP connection through one of the session's phantoms. [`listen`]
+//! serves local programs that way, as the released command-line client does.
+#![forbid(unsafe_code)]
+
+mod api;
+mod arguments;
+mod connect;
+mod decoy;
+mod listen;
+mod message;
+mod options;
+mod register;
+
+pub use arguments::{Arguments, run};
+pub use connect::{ConnectError, Connection};
+pub use listen::listen;
+pub use options::{Channel, ClientConf, ConfError, Families, Options, Transport};
+pub use register::{Client, RegisterError, Session};

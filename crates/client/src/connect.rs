@@ -1,0 +1,112 @@
+//! Connecting to a phantom.
+
+use std::io;
+use std::net::SocketAddr;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::register::{Opening, Session};
+
+/// Why no connection came about.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The session has no phantom for the wanted families.
+    #[error("the registration brought no phantom for the wanted families")]
+    NoPhantom,
+    /// No phantom answered.
+    #[error("{phantom} does not answer: {cause}")]
+    Dial {
+        /// The last one that was tried.
+        phantom: SocketAddr,
+        /// Why it failed.
+        cause: io::Error,
+    },
+    /// The station's public key is of low order.
+    #[error("the station key of the ClientConf is of low order; ask for a newer file")]
+    StationKey,
+    /// The connection broke while its first bytes were written.
+    #[error("{phantom}: {cause}")]
+    Opening {
+        /// The phantom.
+        phantom: SocketAddr,
+        /// Why.
+        cause: io::Error,
+    },
+}
+
+/// A connection whose next bytes are the covert's.
+#[derive(Debug)]
+pub struct Connection {
+    /// The stream, behind the transport's opening.
+    pub stream: TcpStream,
+    /// The phantom that answered.
+    pub phantom: SocketAddr,
+}
+
+impl Session {
+    /// Dials the phantoms of both families at once and keeps the first that opens; the other is
+    /// closed without a byte. Writes the transport's opening.
+    ///
+    /// # Errors
+    /// When no phantom answers in time.
+    pub async fn connect(&self) -> Result<Connection, ConnectError> {
+        let mut result = Err(ConnectError::NoPhantom);
+        for _ in 0..self.dial_attempts.max(1) {
+            result = self.race().await;
+            if !matches!(result, Err(ConnectError::Dial { .. })) {
+                break;
+            }
+        }
+        let (mut stream, phantom) = result?;
+        let opened = async {
+            for bytes in self.opening.writes()? {
+                let written = stream.write_all(&bytes).await;
+                written.map_err(|cause| ConnectError::Opening { phantom, cause })?;
+            }
+            Ok(())
+        };
+        opened.await?;
+        Ok(Connection { stream, phantom })
+    }
+
+    async fn race(&self) -> Result<(TcpStream, SocketAddr), ConnectError> {
+        match (self.v4, self.v6) {
+            (None, None) => Err(ConnectError::NoPhantom),
+            (Some(one), None) | (None, Some(one)) => self.dial(one).await,
+            (Some(v4), Some(v6)) => {
+                let (first, second) = (self.dial(v4), self.dial(v6));
+                tokio::pin!(first, second);
+                tokio::select! {
+                    won = &mut first => match won { Ok(won) => Ok(won), Err(_) => second.await },
+                    won = &mut second => match won { Ok(won) => Ok(won), Err(_) => first.await },
+                }
+            }
+        }
+    }
+
+    async fn dial(&self, phantom: SocketAddr) -> Result<(TcpStream, SocketAddr), ConnectError> {
+        let dialled = timeout(self.dial_timeout, TcpStream::connect(phantom)).await;
+        let stream = dialled
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            .map_err(|cause| ConnectError::Dial { phantom, cause })?;
+        // A socket that cannot be set is about to fail anyway.
+        let _ = stream.set_nodelay(true);
+        Ok((stream, phantom))
+    }
+}
+
+impl Opening {
+    /// The first bytes, one element per write.
+    fn writes(&self) -> Result<Vec<Vec<u8>>, ConnectError> {
+        match &self.prefix {
+            None => Ok(vec![transports::min::opening(&self.secret).to_vec()]),
+            Some((bytes, flush)) => {
+                let rng = &mut rand::rng();
+                transports::prefix::opening(bytes, *flush, &self.secret, &self.station_key, rng)
+                    .map_err(|_| ConnectError::StationKey)
+            }
+        }
+    }
+}

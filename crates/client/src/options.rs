@@ -1,0 +1,180 @@
+//! What a client is told: its ClientConf and its options.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use phantoms::Group;
+
+/// How a registration reaches the station.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Channel {
+    /// Hidden in TLS connections to decoys.
+    Decoy,
+    /// HTTP, unidirectional; the URL of `/api/register`.
+    Api(String),
+    /// HTTP, bidirectional; the URL of `/api/register-bidirectional`.
+    BidirectionalApi(String),
+}
+
+/// How a connection shows that it belongs to the registration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// 32 bytes, then raw data.
+    Min,
+    /// A prefix and a hidden tag, then raw data; −1 draws a random prefix.
+    Prefix(i32),
+}
+
+/// Families of phantoms that are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Families {
+    /// IPv4.
+    pub v4: bool,
+    /// IPv6.
+    pub v6: bool,
+}
+
+/// Options of a client.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Registration channel.
+    pub channel: Channel,
+    /// Transport.
+    pub transport: Transport,
+    /// `host:port` that the station shall connect to.
+    pub covert: String,
+    /// Library version to act as, 0 to 4.
+    pub version: u32,
+    /// Families of phantoms.
+    pub families: Families,
+    /// Ask for a port chosen by the seed.
+    pub randomize_port: bool,
+    /// Forbid the registrar to change transport parameters.
+    pub disable_overrides: bool,
+    /// Ask for a PROXY header towards the covert.
+    pub proxy_header: bool,
+    /// PEM file of trust anchors for decoys and HTTPS registrars.
+    pub roots: PathBuf,
+    /// Decoys that one registration contacts.
+    pub decoy_width: usize,
+    /// Pause between a registration by decoy and the first connection.
+    pub decoy_delay: Duration,
+    /// Pause between a registration over HTTP and the first connection.
+    pub api_delay: Duration,
+    /// Limit of one connection attempt to a phantom.
+    pub dial_timeout: Duration,
+    /// Attempts to connect to a phantom.
+    pub dial_attempts: usize,
+}
+
+impl Options {
+    /// Options as released clients have them, for one covert.
+    pub fn new(channel: Channel, transport: Transport, covert: String) -> Self {
+        Self {
+            channel,
+            transport,
+            covert,
+            version: 4,
+            families: Families { v4: true, v6: true },
+            randomize_port: matches!(transport, Transport::Min),
+            disable_overrides: false,
+            proxy_header: false,
+            roots: PathBuf::from("/etc/ssl/certs/ca-certificates.crt"),
+            decoy_width: keys::DECOY_WIDTH,
+            decoy_delay: Duration::from_millis(3750),
+            api_delay: Duration::from_millis(750),
+            dial_timeout: Duration::from_millis(2100),
+            dial_attempts: 2,
+        }
+    }
+}
+
+/// A ClientConf that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfError {
+    /// The file cannot be read.
+    #[error("ClientConf {path}: {cause}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        cause: std::io::Error,
+    },
+    /// The file is no ClientConf.
+    #[error("ClientConf {path}: {cause}", path = path.display())]
+    Decode {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        cause: signalling::client_conf::ClientConfError,
+    },
+    /// A part that is needed is missing.
+    #[error("ClientConf: no {0}; ask the station's operator for a newer file")]
+    Missing(&'static str),
+}
+
+/// One decoy of a ClientConf.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Decoy {
+    pub(crate) hostname: String,
+    pub(crate) address: IpAddr,
+}
+
+/// What a client knows about the station.
+#[derive(Debug, Clone)]
+pub struct ClientConf {
+    pub(crate) generation: u32,
+    pub(crate) station_key: [u8; 32],
+    pub(crate) groups: Vec<Group>,
+    pub(crate) decoys: Vec<Decoy>,
+}
+
+impl ClientConf {
+    /// Reads the file at `path`.
+    ///
+    /// # Errors
+    /// When the file cannot be read, decoded or used.
+    pub fn load(path: &Path) -> Result<Self, ConfError> {
+        let bytes = std::fs::read(path)
+            .map_err(|cause| ConfError::Read { path: path.to_owned(), cause })?;
+        let message = signalling::client_conf::decode(&bytes)
+            .map_err(|cause| ConfError::Decode { path: path.to_owned(), cause })?;
+        Self::from_message(&message)
+    }
+
+    /// Takes what a client needs from `message`.
+    ///
+    /// # Errors
+    /// When the station key or the phantoms are missing.
+    pub fn from_message(message: &signalling::ClientConf) -> Result<Self, ConfError> {
+        let key = message.conjure_pubkey.as_ref().and_then(|key| key.key.as_deref());
+        let station_key = key
+            .and_then(|key| key.try_into().ok())
+            .ok_or(ConfError::Missing("station key (conjure_pubkey)"))?;
+        let list = message.phantom_subnets_list.as_ref();
+        let group = |subnets: &signalling::PhantomSubnets| Group {
+            weight: subnets.weight(),
+            subnets: (!subnets.subnets.is_empty()).then(|| subnets.subnets.clone()),
+            randomize_dst_port: subnets.randomize_dst_port(),
+        };
+        let groups: Vec<Group> =
+            list.map(|list| list.weighted_subnets.iter().map(group).collect()).unwrap_or_default();
+        if groups.is_empty() {
+            return Err(ConfError::Missing("phantom subnets"));
+        }
+        let decoys = message.decoy_list.as_ref().map(|list| list.tls_decoys.as_slice());
+        let decoys = decoys.unwrap_or_default().iter().filter_map(decoy).collect();
+        Ok(Self { generation: message.generation(), station_key, groups, decoys })
+    }
+}
+
+/// IPv4 is preferred when a decoy has both.
+fn decoy(spec: &signalling::TlsDecoySpec) -> Option<Decoy> {
+    let address = match (spec.ipv4addr, spec.ipv6addr.as_deref()) {
+        (Some(number), _) if number != 0 => Ipv4Addr::from(number).into(),
+        (_, Some(bytes)) => Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?).into(),
+        _ => return None,
+    };
+    Some(Decoy { hostname: spec.hostname().to_owned(), address })
+}

@@ -1,0 +1,216 @@
+//! Making a registration.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use keys::{ClientVersion, SharedSecret};
+use phantoms::{Family, Generation, Phantom, SelectError};
+use signalling::RegistrationResponse;
+use signalling::params::unpack;
+use transports::prefix::{Prefix, PrefixTable};
+use transports::{DEFAULT_PORT, Params, PortError, destination_port};
+
+use crate::api::ApiError;
+use crate::decoy::DecoyError;
+use crate::message;
+use crate::options::{Channel, ClientConf, Options, Transport};
+
+/// Why a registration failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RegisterError {
+    /// The station's public key is not one.
+    #[error("the station key of the ClientConf is of low order; ask for a newer file")]
+    StationKey,
+    /// No phantom can be selected.
+    #[error("phantom selection: {0}")]
+    Phantom(#[from] SelectError),
+    /// The transport has no port.
+    #[error("phantom port: {0}")]
+    Port(#[from] PortError),
+    /// The prefix is not known.
+    #[error("prefix {0} is not known; known are -1 (random) and 0 to 9")]
+    Prefix(i32),
+    /// The registrar's parameters cannot be used.
+    #[error("the registrar's transport parameters: {0}")]
+    Params(#[from] signalling::params::ParamsError),
+    /// The registrar changed parameters that it was told not to change.
+    #[error("registrar failed to respect disabled overrides")]
+    Override,
+    /// Registration over HTTP failed.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// Registration by decoy failed.
+    #[error(transparent)]
+    Decoy(#[from] DecoyError),
+}
+
+/// A client of one station.
+#[derive(Debug, Clone)]
+pub struct Client {
+    /// What it knows about the station.
+    pub conf: ClientConf,
+    /// What it is to do.
+    pub options: Options,
+}
+
+/// A registration that was made: where to connect, and how.
+#[derive(Debug, Clone)]
+pub struct Session {
+    /// IPv4 phantom and its port.
+    pub v4: Option<SocketAddr>,
+    /// IPv6 phantom and its port.
+    pub v6: Option<SocketAddr>,
+    /// Time to wait before the first connection.
+    pub delay: Duration,
+    pub(crate) opening: Opening,
+    pub(crate) dial_timeout: Duration,
+    pub(crate) dial_attempts: usize,
+}
+
+/// What a connection begins with.
+#[derive(Debug, Clone)]
+pub(crate) struct Opening {
+    pub(crate) secret: SharedSecret,
+    pub(crate) station_key: [u8; 32],
+    /// Prefix bytes and flush policy; `None` for Min.
+    pub(crate) prefix: Option<(Vec<u8>, i32)>,
+}
+
+impl Client {
+    /// Registers over the channel of the options.
+    ///
+    /// # Errors
+    /// When no phantom can be selected or the channel fails.
+    pub async fn register(&self) -> Result<Session, RegisterError> {
+        let (options, conf) = (&self.options, &self.conf);
+        let prefix = self.prefix()?;
+        let prefix_id = prefix.as_ref().map_or(0, |p| p.id);
+        let payload = message::payload(options, conf, prefix_id);
+        let (secret, response) = match &options.channel {
+            Channel::Decoy => (crate::decoy::register(conf, options, &payload).await?, None),
+            Channel::Api(url) => {
+                let secret = self.secret()?;
+                let body = message::wrapper(secret.expose(), payload, false);
+                crate::api::register(url, body, &options.roots).await?;
+                (secret, None)
+            }
+            Channel::BidirectionalApi(url) => {
+                let secret = self.secret()?;
+                let body = message::wrapper(secret.expose(), payload, true);
+                let response =
+                    crate::api::register_bidirectional(url, body, &options.roots).await?;
+                (secret, Some(response))
+            }
+        };
+        match response {
+            None => self.derived(secret, prefix),
+            Some(response) => self.promised(secret, prefix, &response),
+        }
+    }
+
+    /// A new session secret: the agreement of a fresh key with the station's.
+    fn secret(&self) -> Result<SharedSecret, RegisterError> {
+        let ephemeral = keys::EphemeralKey::generate(&mut rand::rng());
+        let agreed = ephemeral.agree(&self.conf.station_key).ok_or(RegisterError::StationKey)?;
+        Ok(SharedSecret::new(&*agreed))
+    }
+
+    fn prefix(&self) -> Result<Option<Prefix>, RegisterError> {
+        let table = PrefixTable::default();
+        match self.options.transport {
+            Transport::Min => Ok(None),
+            Transport::Prefix(-1) => Ok(table.random(&mut rand::rng()).cloned()),
+            Transport::Prefix(id) => {
+                table.by_id(id).cloned().map(Some).ok_or(RegisterError::Prefix(id))
+            }
+        }
+    }
+
+    fn select(&self, seed: &[u8], family: Family) -> Result<Phantom, SelectError> {
+        let version = ClientVersion(self.options.version);
+        Generation::new(&self.conf.groups).pick(seed, version)?.phantom(family)
+    }
+
+    /// The session as both sides derive it from the secret.
+    fn derived(
+        &self,
+        secret: SharedSecret,
+        prefix: Option<Prefix>,
+    ) -> Result<Session, RegisterError> {
+        let version = ClientVersion(self.options.version);
+        let seed = secret.session_keys(version).seed;
+        let families = self.options.families;
+        let pick =
+            |wanted: bool, family| wanted.then(|| self.select(seed.expose(), family)).transpose();
+        let (v4, v6) = (pick(families.v4, Family::V4)?, pick(families.v6, Family::V6)?);
+        let random = [&v4, &v6].into_iter().flatten().all(|phantom| phantom.random_port);
+        let randomize_dst_port = self.options.randomize_port;
+        let (transport, params) = match &prefix {
+            None => (transports::Transport::Min, Params::Generic { randomize_dst_port }),
+            Some(p) => {
+                (transports::Transport::Prefix, Params::Prefix { id: p.id, randomize_dst_port })
+            }
+        };
+        let table = PrefixTable::default();
+        let port = destination_port(transport, version, random, &params, &seed, &table)?;
+        let at = |phantom: Option<Phantom>| phantom.map(|p| SocketAddr::new(p.address, port));
+        Ok(self.session(secret, prefix.map(|p| (p.bytes, p.flush)), at(v4), at(v6)))
+    }
+
+    /// The session as the registrar promised it.
+    fn promised(
+        &self,
+        secret: SharedSecret,
+        prefix: Option<Prefix>,
+        response: &RegistrationResponse,
+    ) -> Result<Session, RegisterError> {
+        let mut opening = prefix.map(|p| (p.bytes, p.flush));
+        if let Some(params) = &response.transport_params {
+            if self.options.disable_overrides {
+                return Err(RegisterError::Override);
+            }
+            if opening.is_some() {
+                let params: signalling::PrefixTransportParams = unpack(params)?;
+                let flush = params.custom_flush_policy();
+                opening = Some((params.prefix.unwrap_or_default(), flush));
+            }
+        }
+        let port = match response.dst_port.map(|port| port as u16) {
+            Some(port) if port != 0 => port,
+            _ => DEFAULT_PORT,
+        };
+        let families = self.options.families;
+        let v4 = families.v4.then(|| Ipv4Addr::from(response.ipv4addr()));
+        let v6: Option<Ipv6Addr> = response
+            .ipv6addr
+            .as_deref()
+            .filter(|_| families.v6)
+            .and_then(|bytes| <[u8; 16]>::try_from(bytes).ok())
+            .map(Ipv6Addr::from);
+        let at = |address: Option<IpAddr>| {
+            address.filter(|a| !a.is_unspecified()).map(|a| SocketAddr::new(a, port))
+        };
+        Ok(self.session(secret, opening, at(v4.map(Into::into)), at(v6.map(Into::into))))
+    }
+
+    fn session(
+        &self,
+        secret: SharedSecret,
+        prefix: Option<(Vec<u8>, i32)>,
+        v4: Option<SocketAddr>,
+        v6: Option<SocketAddr>,
+    ) -> Session {
+        let options = &self.options;
+        Session {
+            v4,
+            v6,
+            delay: match options.channel {
+                Channel::Decoy => options.decoy_delay,
+                Channel::Api(_) | Channel::BidirectionalApi(_) => options.api_delay,
+            },
+            opening: Opening { secret, station_key: self.conf.station_key, prefix },
+            dial_timeout: options.dial_timeout,
+            dial_attempts: options.dial_attempts,
+        }
+    }
+}
