@@ -130,8 +130,10 @@ impl Api {
             Ok(None) => reply(StatusCode::NO_CONTENT, None, Bytes::new()),
             Ok(Some(body)) => reply(StatusCode::OK, Some(http::REPLY_TYPE), body.into()),
             Err(refusal) => {
+                // Strangers cause these: they are counted, and told one by one only on request.
+                self.metrics.refused();
                 log::line(
-                    Level::Error,
+                    Level::Debug,
                     &format!("registration failed: {refusal}"),
                     &[("registrar", &"API"), ("registration_type", &kind(endpoint))],
                 );

@@ -16,6 +16,7 @@ pub struct Metrics {
     conf_updated: AtomicU64,
     processed: AtomicU64,
     processed_bidirectional: AtomicU64,
+    refused: AtomicU64,
     refused_connections: AtomicU64,
     timeouts: AtomicU64,
 }
@@ -44,6 +45,11 @@ impl Metrics {
         self.conf_updated.fetch_add(1, Relaxed);
     }
 
+    /// A request that was refused, for whatever reason.
+    pub fn refused(&self) {
+        self.refused.fetch_add(1, Relaxed);
+    }
+
     /// A connection closed because there were too many.
     pub fn refused_connection(&self) {
         self.refused_connections.fetch_add(1, Relaxed);
@@ -64,6 +70,7 @@ impl Metrics {
             ("connections_timed_out", &self.timeouts),
             ("reg_processed_API", &self.processed),
             ("reg_processed_BidirectionalAPI", &self.processed_bidirectional),
+            ("requests_refused", &self.refused),
         ]
         .into_iter()
         .map(|(name, counter)| (name, counter.load(Relaxed)))
