@@ -1,1 +1,12 @@
-//! Part of the Conjure station: station.
+//! The operator's command: runs, checks, shows and demonstrates a station.
+#![forbid(unsafe_code)]
+
+pub mod arguments;
+mod check;
+mod daemons;
+mod demo;
+pub mod genkey;
+mod run;
+mod status;
+
+pub use arguments::execute;

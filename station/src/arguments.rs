@@ -1,0 +1,90 @@
+//! Command line of `station`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use telemetry::process::Exit;
+
+use crate::{check, demo, run, status};
+
+/// Runs, checks, shows and demonstrates a Conjure station.
+#[derive(Debug, Parser)]
+#[command(name = "station", version)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start all four daemons from one conjure.conf and keep them running.
+    Run(Configuration),
+    /// Show a whole station at work on this computer, in network namespaces of its own.
+    Demo(demo::Arguments),
+    /// Show what each daemon is doing.
+    Status(status::Arguments),
+    /// Work with configuration files.
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Connect through a station as a client.
+    Client(client::Arguments),
+    /// One transfer of the demo.
+    #[command(hide = true)]
+    DemoCell(demo::cell::Arguments),
+    /// The web server of the demo.
+    #[command(hide = true)]
+    DemoWeb(demo::web::Arguments),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Read every file that the daemons would read and say what is wrong.
+    Check(Configuration),
+}
+
+/// Where the configuration is.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Configuration {
+    /// conjure.conf to read; otherwise CJ_CONF, or the installed file with its local overrides.
+    #[arg(long, value_name = "PATH")]
+    conf: Option<PathBuf>,
+}
+
+impl Configuration {
+    /// The files and variables to evaluate.
+    pub(crate) fn sources(&self) -> conf::Sources {
+        match &self.conf {
+            Some(path) => conf::Sources::of_file(path),
+            None => conf::Sources::of_process(),
+        }
+    }
+}
+
+impl Arguments {
+    /// Parses the arguments of this process; prints help or usage and exits when asked to.
+    pub fn of_process() -> Self {
+        Self::try_parse().unwrap_or_else(|error| {
+            // Nothing better can be done when the terminal is gone.
+            let _ = error.print();
+            std::process::exit(if error.use_stderr() { Exit::Usage as i32 } else { 0 });
+        })
+    }
+}
+
+/// Runs the command.
+pub fn execute(arguments: Arguments) -> ExitCode {
+    match arguments.command {
+        Command::Run(configuration) => run::main(&configuration).into(),
+        Command::Demo(arguments) => demo::main(&arguments).into(),
+        Command::Status(arguments) => status::main(&arguments).into(),
+        Command::Config { command: ConfigCommand::Check(configuration) } => {
+            check::main(&configuration).into()
+        }
+        Command::Client(arguments) => client::run(arguments),
+        Command::DemoCell(arguments) => demo::cell::main(&arguments).into(),
+        Command::DemoWeb(arguments) => demo::web::main(&arguments).into(),
+    }
+}

@@ -1,0 +1,227 @@
+//! `station demo`: a whole station at work on this computer.
+//!
+//! Real daemons as separate processes under `station run`, a real web server as decoy and covert,
+//! a real client, in the network of the lab.
+
+pub(crate) mod cell;
+mod files;
+mod matrix;
+pub(crate) mod web;
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use lab::{Lab, Node, address};
+use telemetry::process::Exit;
+
+use files::Files;
+
+/// Time that the station has to become ready.
+const READY: Duration = Duration::from_secs(20);
+
+/// Arguments of `station demo`.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Arguments {
+    /// Stay up afterwards and say how to look around.
+    #[arg(long)]
+    keep: bool,
+    /// Run only matching cells: names of channels, transports and families, e.g. decoy,min,ipv4.
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Print what the daemons log.
+    #[arg(long)]
+    verbose: bool,
+    /// Run a program on the client's node instead of the matrix and end with its status; it finds
+    /// the station's files in the folder named by CONJURE_DEMO_DIR.
+    #[arg(long, value_name = "PROGRAM", num_args = 1.., allow_hyphen_values = true)]
+    exec: Vec<String>,
+}
+
+/// Runs the demo.
+pub(crate) fn main(arguments: &Arguments) -> Exit {
+    match demonstrate(arguments) {
+        Ok(true) => Exit::Ok,
+        Ok(false) => Exit::Software,
+        Err(error) => {
+            eprintln!("demo: {error}");
+            Exit::Unavailable
+        }
+    }
+}
+
+fn demonstrate(arguments: &Arguments) -> Result<bool, String> {
+    let mode = lab::isolate::enter().map_err(|e| e.to_string())?;
+    println!("lab: namespaces {mode}");
+    let workers = std::thread::available_parallelism().map_or(1, |n| n.get().min(2));
+    // One more device than workers: the last is the application's.
+    let lab = Lab::build(workers as u32 + 1).map_err(|e| e.to_string())?;
+    println!("lab: client - isp - tap - inet - decoy, station; built in {:?}", lab.built_in());
+    let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let files = Files::write(dir.path(), workers).map_err(|e| e.to_string())?;
+    let _web = Web::start(&files)?;
+    let station = Running::start(&files, arguments.verbose)?;
+    if !arguments.exec.is_empty() {
+        return execute(arguments, dir.path());
+    }
+    let passed = matrix::run(&files, &arguments.only)?;
+    if arguments.keep {
+        stay(&files);
+    }
+    station.stop();
+    Ok(passed)
+}
+
+/// Runs a program on the client's node.
+fn execute(arguments: &Arguments, dir: &Path) -> Result<bool, String> {
+    let (program, rest) = arguments.exec.split_first().ok_or("no program to run")?;
+    let status = Node::Client
+        .command(program)
+        .args(rest)
+        .env("CONJURE_DEMO_DIR", dir)
+        .status()
+        .map_err(|e| format!("{program}: {e}"))?;
+    Ok(status.success())
+}
+
+/// This program, for its own subcommands.
+fn own(node: Node) -> Command {
+    let program = std::env::current_exe().unwrap_or_else(|_| "station".into());
+    node.command(program)
+}
+
+/// The web server that is decoy and covert.
+struct Web(Child);
+
+impl Web {
+    fn start(files: &Files) -> Result<Self, String> {
+        let nginx =
+            ["/usr/sbin/nginx", "/usr/bin/nginx"].into_iter().find(|p| Path::new(p).exists());
+        let child = match nginx {
+            Some(program) => {
+                println!("web server: nginx, TLS 1.2 AES-GCM, decoy and covert");
+                let conf = files.path("nginx.conf");
+                std::fs::write(&conf, nginx_conf(files)).map_err(|e| e.to_string())?;
+                let mut command = Node::Decoy.command(program);
+                command.arg("-c").arg(conf).arg("-e").arg(files.path("nginx.log"));
+                command.stderr(Stdio::null()).spawn()
+            }
+            None => {
+                println!("web server: embedded, TLS 1.2 AES-GCM, decoy and covert");
+                own(Node::Decoy)
+                    .arg("demo-web")
+                    .arg("--certificate")
+                    .arg(files.path("cert.pem"))
+                    .arg("--key")
+                    .arg(files.path("key.pem"))
+                    .spawn()
+            }
+        };
+        let mut web = Self(child.map_err(|e| format!("web server: {e}"))?);
+        let target = SocketAddr::new(address::DECOY_V4.into(), 443);
+        let start = Instant::now();
+        while start.elapsed() < READY {
+            if let Ok(Some(status)) = web.0.try_wait() {
+                return Err(format!("web server ended: {status}"));
+            }
+            let connect = || std::net::TcpStream::connect_timeout(&target, Duration::from_secs(1));
+            if Node::Client.run(connect).is_ok() {
+                return Ok(web);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Err("web server: does not answer".to_owned())
+    }
+}
+
+impl Drop for Web {
+    fn drop(&mut self) {
+        // It ends with the namespaces in any case.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn nginx_conf(files: &Files) -> String {
+    let path = |name: &str| files.path(name).display().to_string();
+    format!(
+        "daemon off; worker_processes 1; pid {pid}; user root;\n\
+         events {{ worker_connections 256; }}\n\
+         http {{\n  access_log off; client_max_body_size 8m; client_body_temp_path {tmp};\n  \
+         server {{\n    listen 443 ssl; listen [::]:443 ssl;\n    ssl_certificate {cert}; \
+         ssl_certificate_key {key};\n    ssl_protocols TLSv1.2; \
+         ssl_ciphers ECDHE+AESGCM;\n    root {root};\n    \
+         location /upload/ {{ dav_methods PUT; }}\n  }}\n}}\n",
+        pid = path("nginx.pid"),
+        tmp = path("nginx.tmp"),
+        cert = path("cert.pem"),
+        key = path("key.pem"),
+        root = path("www"),
+    )
+}
+
+/// The station's four daemons under `station run`.
+struct Running {
+    child: Child,
+}
+
+impl Running {
+    fn start(files: &Files, verbose: bool) -> Result<Self, String> {
+        let notify = files.path("notify");
+        let ready = UnixDatagram::bind(&notify).map_err(|e| e.to_string())?;
+        ready.set_read_timeout(Some(READY)).map_err(|e| e.to_string())?;
+        let mut child = own(Node::Station)
+            .args(["run", "--conf"])
+            .arg(files.path("conjure.conf"))
+            .env("NOTIFY_SOCKET", &notify)
+            .stdout(Stdio::piped())
+            .stderr(if verbose { Stdio::inherit() } else { log_file(files)? })
+            .spawn()
+            .map_err(|e| format!("station run: {e}"))?;
+        if let Some(out) = child.stdout.take() {
+            std::thread::spawn(move || {
+                for line in BufReader::new(out).lines().map_while(Result::ok) {
+                    if verbose || line.starts_with("station: ") {
+                        println!("{line}");
+                    }
+                }
+            });
+        }
+        if ready.recv(&mut [0; 64]).is_err() {
+            let log = std::fs::read_to_string(files.path("daemons.log")).unwrap_or_default();
+            return Err(format!("the station is not ready after {READY:?}\n{log}"));
+        }
+        Ok(Self { child })
+    }
+
+    fn stop(mut self) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
+        if let Some(pid) = pid {
+            // A station that is gone already is stopped.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+        let _ = self.child.wait();
+    }
+}
+
+fn log_file(files: &Files) -> Result<Stdio, String> {
+    let file = std::fs::File::create(files.path("daemons.log")).map_err(|e| e.to_string())?;
+    Ok(file.into())
+}
+
+/// Waits until the operator has seen enough.
+fn stay(files: &Files) {
+    let pid = std::process::id();
+    let inside = "nsenter --target $(pgrep -f 'station demo' | tail -1) --all";
+    println!("\nThe station stays up (process {pid} of its namespace). In another terminal:");
+    println!("  {inside} station status --ipc-dir {}", files.ipc_dir().display());
+    println!("  {inside} nsenter --net=/run/netns/client curl -k https://{}/", address::DECOY_V4);
+    println!("  {inside} nsenter --net=/run/netns/station tcpdump -ni tap0");
+    println!("Files are in {}. Ctrl-C ends everything.", files.path("").display());
+    loop {
+        std::thread::park();
+    }
+}

@@ -1,0 +1,144 @@
+//! The demo's matrix of channels, transports and families.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+
+use lab::{Node, address};
+use signalling::station::status_reply::Detail;
+
+use super::cell::Outcome;
+use super::files::Files;
+use crate::daemons::Daemon;
+
+/// Port of the registrar's HTTP API in the shipped settings.
+const API_PORT: u16 = 8080;
+
+#[derive(Debug, Clone, Copy)]
+struct Cell {
+    channel: &'static str,
+    transport: &'static str,
+    ipv6: bool,
+}
+
+impl Cell {
+    const fn family(self) -> &'static str {
+        if self.ipv6 { "ipv6" } else { "ipv4" }
+    }
+
+    fn matches(self, only: &[String]) -> bool {
+        only.iter()
+            .all(|name| [self.channel, self.transport, self.family()].contains(&name.as_str()))
+    }
+}
+
+fn cells() -> impl Iterator<Item = Cell> {
+    ["decoy", "api", "bdapi"].into_iter().flat_map(|channel| {
+        ["min", "prefix"].into_iter().flat_map(move |transport| {
+            [false, true].into_iter().map(move |ipv6| Cell { channel, transport, ipv6 })
+        })
+    })
+}
+
+/// Runs the cells that `only` names, all when it is empty; true when every one passed.
+pub(super) fn run(files: &Files, only: &[String]) -> Result<bool, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| e.to_string())?;
+    let mut rows = Vec::new();
+    for cell in cells().filter(|cell| cell.matches(only)) {
+        let before = runtime.block_on(tags(&files.ipc_dir()));
+        let outcome = transfer(cell, files);
+        let after = runtime.block_on(tags(&files.ipc_dir()));
+        let by = match cell.channel {
+            "decoy" => format!("tag seen by worker {}", seen(&before, &after)),
+            _ => "registrar".to_owned(),
+        };
+        let Cell { channel, transport, .. } = cell;
+        match &outcome {
+            Ok(o) => println!(
+                "{channel:<6} {transport:<7} {} registered in {} ms ({by}), phantom {}, first byte \
+                 after {} ms, 1 MiB down and up equal after {} ms",
+                cell.family(),
+                o.register_ms,
+                o.phantom,
+                o.first_byte_ms,
+                o.transfer_ms
+            ),
+            Err(error) => {
+                println!("{channel:<6} {transport:<7} {} FAILED: {error}", cell.family());
+            }
+        }
+        rows.push((cell, by, outcome));
+    }
+    if rows.is_empty() {
+        return Err(format!("no cell is named {}", only.join(",")));
+    }
+    print_table(&rows);
+    let failed = rows.iter().filter(|(_, _, outcome)| outcome.is_err()).count();
+    println!("demo: {} passed, {failed} failed", rows.len() - failed);
+    Ok(failed == 0)
+}
+
+fn transfer(cell: Cell, files: &Files) -> Result<Outcome, String> {
+    let (registrar, covert): (IpAddr, IpAddr) = if cell.ipv6 {
+        (address::STATION_V6.into(), address::DECOY_V6.into())
+    } else {
+        (address::STATION_V4.into(), address::DECOY_V4.into())
+    };
+    let mut command = super::own(Node::Client);
+    command
+        .args(["demo-cell", "--channel", cell.channel, "--transport", cell.transport])
+        .args(["--registrar", &SocketAddr::new(registrar, API_PORT).to_string()])
+        .args(["--covert", &SocketAddr::new(covert, 443).to_string()])
+        .arg("--roots")
+        .arg(files.path("cert.pem"))
+        .arg("--client-conf")
+        .arg(files.path(if cell.ipv6 { "ClientConf.6" } else { "ClientConf.4" }));
+    if cell.ipv6 {
+        command.arg("--ipv6");
+    }
+    let output = command.output().map_err(|e| e.to_string())?;
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
+    }
+    serde_json::from_slice(&output.stdout).map_err(|e| format!("the client's report: {e}"))
+}
+
+/// Tags seen so far by each worker of the detector.
+async fn tags(ipc_dir: &Path) -> Vec<(u32, u64)> {
+    let socket = Daemon::Detector.admin_socket(ipc_dir, 0);
+    match crate::status::ask(&socket).await.map(|reply| reply.detail) {
+        Ok(Some(Detail::Detector(d))) => d.workers.iter().map(|w| (w.worker, w.tags)).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Names of the workers whose count rose.
+fn seen(before: &[(u32, u64)], after: &[(u32, u64)]) -> String {
+    let rose = |(worker, tags): &&(u32, u64)| {
+        before.iter().any(|(known, earlier)| known == worker && earlier < tags)
+    };
+    let names: Vec<String> =
+        after.iter().filter(rose).map(|(worker, _)| worker.to_string()).collect();
+    if names.is_empty() { "?".to_owned() } else { names.join(" and ") }
+}
+
+fn print_table(rows: &[(Cell, String, Result<Outcome, String>)]) {
+    println!();
+    println!(
+        "{:<8} {:<9} {:<6} {:<6} {:>11} {:>10} {:>10}  phantom",
+        "channel", "transport", "family", "result", "register ms", "1st byte", "transfer"
+    );
+    for (cell, _, outcome) in rows {
+        let head = format!("{:<8} {:<9} {:<6}", cell.channel, cell.transport, cell.family());
+        match outcome {
+            Ok(o) => println!(
+                "{head} {:<6} {:>11} {:>10} {:>10}  {}",
+                "ok", o.register_ms, o.first_byte_ms, o.transfer_ms, o.phantom
+            ),
+            Err(_) => println!("{head} FAILED"),
+        }
+    }
+    println!();
+}
