@@ -6,6 +6,7 @@ mod frames;
 
 use frames::tcp4;
 use session::hub::{DEFAULT_QUEUE, Hub, Snapshot};
+use session::redis_out::{Announcement, RedisPublisher, Registrations};
 use session::{Proto, SessionKey};
 use shm::{Meta, Producer, Server, ServerOptions};
 use std::io::Read;
@@ -77,6 +78,12 @@ struct One;
 impl Snapshot for One {
     fn sessions(&self) -> Vec<(SessionKey, Duration)> {
         vec![(key(443), Duration::from_secs(600))]
+    }
+}
+
+impl Registrations for One {
+    fn valid(&self) -> Vec<(Announcement, Duration)> {
+        vec![(Announcement { key: key(443), client: CLIENT.into() }, Duration::from_secs(600))]
     }
 }
 
@@ -224,6 +231,47 @@ async fn whole_life() {
     detector.signal(rustix::process::Signal::TERM);
     let status = tokio::task::block_in_place(|| detector.0.wait().unwrap());
     assert!(status.success(), "{status}");
+}
+
+/// Without the gRPC channel, Redis alone brings the sessions back after a kill.
+#[test]
+fn a_daemon_with_redis_only() {
+    in_namespace("a_daemon_with_redis_only", || {
+        let run = |program: &str, arguments: &[&str]| {
+            Command::new(program).args(arguments).stdout(Stdio::null()).spawn()
+        };
+        assert!(run("ip", &["link", "set", "lo", "up"]).unwrap().wait().unwrap().success());
+        match run("redis-server", &["--save", "", "--appendonly", "no"]) {
+            Ok(redis) => {
+                let _redis = Detector(redis);
+                tokio::runtime::Runtime::new().unwrap().block_on(redis_only());
+            }
+            Err(error) => println!("skipped: needs redis-server: {error}"),
+        }
+    });
+}
+
+async fn redis_only() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path();
+    std::fs::write(dir.join("privkey"), [0x11; 32]).unwrap();
+    let text = "detector_filter_list = [\"127.0.0.1\", \"::1\"]\n";
+    std::fs::write(dir.join("app_config.toml"), text).unwrap();
+    let frames = balancer(dir);
+    let tap = tap();
+    let _publisher = RedisPublisher::start("redis://127.0.0.1/", Arc::new(One));
+    let syn = tcp4((CLIENT, 4000), (PHANTOM, 443), SYN, &[]);
+    let mut detector = Detector::start(dir);
+    tokio::task::block_in_place(|| forwarded(&frames, &tap, &syn));
+    for _ in 0..3 {
+        // The application answers one hello a second.
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        detector.signal(rustix::process::Signal::KILL);
+        detector.0.wait().unwrap();
+        detector = Detector::start(dir);
+        let gap = tokio::task::block_in_place(|| forwarded(&frames, &tap, &syn));
+        println!("gap after kill -9 with Redis only, start included: {gap:?}");
+    }
 }
 
 #[test]
