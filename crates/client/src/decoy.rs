@@ -82,7 +82,8 @@ pub(crate) async fn register(
     for index in chosen {
         let (tag, config) = (Arc::clone(&tag), Arc::clone(&config));
         let (decoy, sent) = (conf.decoys[index].clone(), sent.clone());
-        tokio::task::spawn_blocking(move || match flow(&decoy, &tag, config) {
+        let port = options.decoy_port;
+        tokio::task::spawn_blocking(move || match flow(&decoy, port, &tag, config) {
             Ok(stream) => {
                 // The caller may have all it needs already.
                 let _ = sent.blocking_send(Ok(()));
@@ -134,11 +135,16 @@ pub(crate) fn tls_config(
 }
 
 /// One flow: handshake, then the record with the tag in one write.
-fn flow(decoy: &Decoy, tag: &NewTag, config: Arc<ClientConfig>) -> Result<TcpStream, DecoyError> {
+fn flow(
+    decoy: &Decoy,
+    port: u16,
+    tag: &NewTag,
+    config: Arc<ClientConfig>,
+) -> Result<TcpStream, DecoyError> {
     let unusable = |cause: String| DecoyError::Unusable { host: decoy.hostname.clone(), cause };
     let name = ServerName::try_from(decoy.hostname.clone()).map_err(|e| unusable(e.to_string()))?;
     let mut tls = ClientConnection::new(config, name).map_err(|e| unusable(e.to_string()))?;
-    let address = SocketAddr::new(decoy.address, 443);
+    let address = SocketAddr::new(decoy.address, port);
     let mut stream =
         TcpStream::connect_timeout(&address, STEP).map_err(|e| unusable(e.to_string()))?;
     let ready = stream

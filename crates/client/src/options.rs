@@ -58,6 +58,8 @@ pub struct Options {
     pub roots: PathBuf,
     /// Decoys that one registration contacts.
     pub decoy_width: usize,
+    /// TCP port of the decoys.
+    pub decoy_port: u16,
     /// Pause between a registration by decoy and the first connection.
     pub decoy_delay: Duration,
     /// Pause between a registration over HTTP and the first connection.
@@ -82,6 +84,7 @@ impl Options {
             proxy_header: false,
             roots: PathBuf::from("/etc/ssl/certs/ca-certificates.crt"),
             decoy_width: keys::DECOY_WIDTH,
+            decoy_port: 443,
             decoy_delay: Duration::from_millis(3750),
             api_delay: Duration::from_millis(750),
             dial_timeout: Duration::from_millis(2100),
