@@ -1,1 +1,11 @@
-//! Part of the Conjure station: zbalance.
+//! zbalance: captures packets and spreads them over shared-memory queues.
+//!
+//! One pinned thread per source reads bursts ([`ingest`]), hashes each frame once and sends it to
+//! one queue of every set; the main thread serves the control socket and the operator
+//! ([`daemon`]). The frames themselves and the queues are the business of the `shm` crate.
+#![forbid(unsafe_code)]
+
+pub mod arguments;
+pub mod daemon;
+pub mod format;
+pub mod ingest;

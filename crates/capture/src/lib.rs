@@ -1,1 +1,125 @@
-//! Frame sources behind one trait.
+//! Frame sources behind one trait (`spec/ingest.md` 6 and 8).
+//!
+//! A source is named by a text: `afp:IF` or a bare interface name for `AF_PACKET`, `pcap:FILE` for
+//! a capture file. [`open`] makes it; [`Source::burst`] hands out frames that are valid until it
+//! returns.
+
+mod afpacket;
+mod name;
+mod pcap;
+
+use std::io;
+use std::time::Duration;
+
+pub use afpacket::AfPacket;
+pub use name::{Name, NameError};
+pub use pcap::{Pcap, PcapError};
+
+/// One captured Ethernet frame, VLAN tags in place.
+#[derive(Debug, Clone, Copy)]
+pub struct Frame<'a> {
+    /// Bytes from the destination address on.
+    pub data: &'a [u8],
+    /// Time of capture in nanoseconds since the epoch.
+    pub timestamp: u64,
+    /// The frame was longer on the wire.
+    pub truncated: bool,
+}
+
+/// What a burst brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Burst {
+    /// This many frames, possibly none within the time given.
+    Frames(usize),
+    /// There will be no more.
+    Ended,
+}
+
+/// Counters of a source since it was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Statistics {
+    /// Frames that reached the source, dropped ones included.
+    pub received: u64,
+    /// Frames that the kernel dropped because nobody read them in time.
+    pub dropped: u64,
+    /// Times that the kernel found every block of the ring in use.
+    pub full: u64,
+    /// Frames that were cut.
+    pub truncated: u64,
+}
+
+/// Something that hands out captured frames.
+pub trait Source: Send {
+    /// Waits at most `timeout` for frames and hands at most `max` of them to `each`.
+    ///
+    /// # Errors
+    /// When the source has failed, e.g. because its interface went away.
+    fn burst(
+        &mut self,
+        max: usize,
+        timeout: Duration,
+        each: &mut dyn FnMut(Frame<'_>),
+    ) -> io::Result<Burst>;
+
+    /// Counters since the source was opened.
+    fn statistics(&mut self) -> Statistics;
+}
+
+/// Why a source cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The text names no source.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// The interface does not exist.
+    #[error("{interface}: no such interface; here are: {}", available())]
+    NoInterface {
+        /// Its name.
+        interface: String,
+    },
+    /// The process may not capture.
+    #[error(
+        "{interface}: not permitted to capture; give the process CAP_NET_RAW (setcap \
+         cap_net_raw,cap_net_admin+ep PROGRAM)"
+    )]
+    Permission {
+        /// Name of the interface.
+        interface: String,
+    },
+    /// The system refused.
+    #[error("{interface}: {what}: {cause}")]
+    System {
+        /// Name of the interface.
+        interface: String,
+        /// What was attempted.
+        what: &'static str,
+        /// Why it failed.
+        cause: io::Error,
+    },
+    /// The capture file is no capture file.
+    #[error(transparent)]
+    Pcap(#[from] PcapError),
+}
+
+/// Names of the host's interfaces.
+fn available() -> String {
+    let mut names: Vec<String> = if_addrs::get_if_addrs()
+        .unwrap_or_default()
+        .into_iter()
+        .map(|interface| interface.name)
+        .collect();
+    names.sort();
+    names.dedup();
+    names.join(", ")
+}
+
+/// Opens the source that `text` names.
+///
+/// # Errors
+/// When the text is no source, or the source cannot be opened.
+pub fn open(text: &str) -> Result<Box<dyn Source>, OpenError> {
+    Ok(match text.parse()? {
+        Name::Interface(interface) => Box::new(AfPacket::open(&interface)?),
+        Name::File(path) => Box::new(Pcap::open(&path)?),
+    })
+}

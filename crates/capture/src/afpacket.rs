@@ -1,0 +1,345 @@
+//! `AF_PACKET` with a `TPACKET_V3` ring (`spec/ingest.md` 8.4).
+//!
+//! The kernel fills blocks of the ring and hands each over as a whole; frames are read in place
+//! and the block is given back when the last of them has been handed out.
+
+use std::ffi::CString;
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::time::Duration;
+
+use crate::{Burst, Frame, OpenError, Source, Statistics};
+
+/// Size of a block, and number of blocks.
+const BLOCK: usize = 1 << 20;
+const BLOCKS: usize = 64;
+/// Milliseconds after which the kernel hands over a block that is not full.
+const RETIRE_MS: u32 = 1;
+/// Nominal frame size; blocks hold frames of any length.
+const FRAME: usize = 2048;
+
+/// One interface.
+#[derive(Debug)]
+pub struct AfPacket {
+    socket: OwnedFd,
+    ring: Ring,
+    block: usize,
+    /// Frames of the present block that were not handed out yet, and the offset of the first.
+    left: u32,
+    offset: usize,
+    /// A frame with its VLAN tag put back.
+    tagged: Vec<u8>,
+    statistics: Statistics,
+}
+
+/// The mapped ring.
+#[derive(Debug)]
+struct Ring {
+    base: NonNull<u8>,
+}
+
+// SAFETY: the mapping belongs to this value alone and is not tied to a thread.
+unsafe impl Send for Ring {}
+
+impl Ring {
+    const LEN: usize = BLOCK * BLOCKS;
+
+    fn map(socket: &OwnedFd) -> io::Result<Self> {
+        // SAFETY: a new mapping at an address that the kernel chooses; the length is that of the
+        // ring that was set on the socket.
+        let base = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                Self::LEN,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                socket.as_raw_fd(),
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        NonNull::new(base.cast()).map(|base| Self { base }).ok_or_else(io::Error::last_os_error)
+    }
+
+    /// Status word of a block, shared with the kernel.
+    fn status(&self, block: usize) -> &AtomicU32 {
+        let at = block * BLOCK + mem::offset_of!(libc::tpacket_block_desc, hdr);
+        // SAFETY: within the mapping, aligned to 8 bytes as blocks are aligned to pages; the first
+        // word of the header is the status, and both sides access it atomically.
+        unsafe { &*self.base.as_ptr().add(at).cast::<AtomicU32>() }
+    }
+
+    /// Header of a block that belongs to us.
+    fn header(&self, block: usize) -> libc::tpacket_hdr_v1 {
+        let at = block * BLOCK + mem::offset_of!(libc::tpacket_block_desc, hdr);
+        // SAFETY: within the mapping and aligned; the block is ours, so the kernel does not write.
+        unsafe { ptr::read(self.base.as_ptr().add(at).cast::<libc::tpacket_hdr_v1>()) }
+    }
+
+    /// Bytes `offset..offset + len` of a block that belongs to us, `None` beyond its end.
+    fn bytes(&self, block: usize, offset: usize, len: usize) -> Option<&[u8]> {
+        let end = offset.checked_add(len)?;
+        if end > BLOCK {
+            return None;
+        }
+        // SAFETY: within the mapping; the block is ours, so the kernel does not write.
+        Some(unsafe {
+            std::slice::from_raw_parts(self.base.as_ptr().add(block * BLOCK + offset), len)
+        })
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by `map` with this length and nothing refers to it any more.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), Self::LEN) };
+    }
+}
+
+fn set<T>(socket: &OwnedFd, option: libc::c_int, value: &T) -> io::Result<()> {
+    // SAFETY: the pointer and the length describe `value`, which the kernel only reads.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            option,
+            ptr::from_ref(value).cast(),
+            mem::size_of::<T>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+impl AfPacket {
+    /// Opens `interface`, promiscuous; frames that the host itself sends are left out.
+    ///
+    /// # Errors
+    /// When the interface does not exist or the process may not capture.
+    pub fn open(interface: &str) -> Result<Self, OpenError> {
+        let failed = |what| {
+            move |cause: io::Error| match cause.raw_os_error() {
+                Some(libc::EPERM | libc::EACCES) => {
+                    OpenError::Permission { interface: interface.to_owned() }
+                }
+                _ => OpenError::System { interface: interface.to_owned(), what, cause },
+            }
+        };
+        let no_interface = || OpenError::NoInterface { interface: interface.to_owned() };
+        let name = CString::new(interface).map_err(|_| no_interface())?;
+        // SAFETY: a terminated string that lives through the call.
+        let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+        let index = libc::c_int::try_from(index).ok().filter(|index| *index > 0);
+        let index = index.ok_or_else(no_interface)?;
+        // Protocol 0: nothing arrives before the ring is ready.
+        // SAFETY: no pointers are passed.
+        let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+        if fd < 0 {
+            return Err(failed("packet socket")(io::Error::last_os_error()));
+        }
+        // SAFETY: a descriptor that was just made and has no other owner.
+        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+        let version = libc::tpacket_versions::TPACKET_V3 as libc::c_int;
+        set(&socket, libc::PACKET_VERSION, &version).map_err(failed("TPACKET_V3"))?;
+        let request = libc::tpacket_req3 {
+            tp_block_size: BLOCK as u32,
+            tp_block_nr: BLOCKS as u32,
+            tp_frame_size: FRAME as u32,
+            tp_frame_nr: (BLOCK / FRAME * BLOCKS) as u32,
+            tp_retire_blk_tov: RETIRE_MS,
+            tp_sizeof_priv: 0,
+            tp_feature_req_word: 0,
+        };
+        set(&socket, libc::PACKET_RX_RING, &request).map_err(failed("64 MiB of ring"))?;
+        set(&socket, libc::PACKET_IGNORE_OUTGOING, &1i32).map_err(failed("ignoring own frames"))?;
+        let ring = Ring::map(&socket).map_err(failed("mapping the ring"))?;
+        let membership = libc::packet_mreq {
+            mr_ifindex: index,
+            mr_type: libc::PACKET_MR_PROMISC as u16,
+            mr_alen: 0,
+            mr_address: [0; 8],
+        };
+        set(&socket, libc::PACKET_ADD_MEMBERSHIP, &membership)
+            .map_err(failed("promiscuous mode"))?;
+        bind(&socket, index).map_err(failed("binding"))?;
+        Ok(Self {
+            socket,
+            ring,
+            block: 0,
+            left: 0,
+            offset: 0,
+            tagged: Vec::new(),
+            statistics: Statistics::default(),
+        })
+    }
+
+    /// Takes the next block when the kernel has handed it over.
+    fn take_block(&mut self) -> bool {
+        if self.ring.status(self.block).load(Ordering::Acquire) & libc::TP_STATUS_USER == 0 {
+            return false;
+        }
+        let header = self.ring.header(self.block);
+        self.left = header.num_pkts;
+        self.offset = header.offset_to_first_pkt as usize;
+        true
+    }
+
+    /// Gives the present block back and goes on to the next.
+    fn return_block(&mut self) {
+        fence(Ordering::Release);
+        self.ring.status(self.block).store(libc::TP_STATUS_KERNEL, Ordering::Release);
+        self.block = (self.block + 1) % BLOCKS;
+        self.left = 0;
+    }
+
+    /// Hands out the frame at the present offset; false when the block makes no sense.
+    fn hand_out(&mut self, each: &mut dyn FnMut(Frame<'_>)) -> bool {
+        let size = mem::size_of::<libc::tpacket3_hdr>();
+        let Some(bytes) = self.ring.bytes(self.block, self.offset, size) else { return false };
+        // SAFETY: `bytes` is as long as the header, whose fields may have any value; the read does
+        // not need alignment.
+        let header = unsafe { ptr::read_unaligned(bytes.as_ptr().cast::<libc::tpacket3_hdr>()) };
+        let start = self.offset + usize::from(header.tp_mac);
+        let Some(data) = self.ring.bytes(self.block, start, header.tp_snaplen as usize) else {
+            return false;
+        };
+        let truncated = header.tp_snaplen < header.tp_len;
+        self.statistics.truncated += u64::from(truncated);
+        let timestamp = u64::from(header.tp_sec) * 1_000_000_000 + u64::from(header.tp_nsec);
+        // The kernel has taken the outer VLAN tag off; what it was stands in the header.
+        let data = if header.tp_status & libc::TP_STATUS_VLAN_VALID != 0 && data.len() >= 12 {
+            let tpid = match header.tp_status & libc::TP_STATUS_VLAN_TPID_VALID {
+                0 => 0x8100,
+                _ => header.hv1.tp_vlan_tpid,
+            };
+            self.tagged.clear();
+            self.tagged.extend_from_slice(&data[..12]);
+            self.tagged.extend_from_slice(&tpid.to_be_bytes());
+            self.tagged.extend_from_slice(&(header.hv1.tp_vlan_tci as u16).to_be_bytes());
+            self.tagged.extend_from_slice(&data[12..]);
+            self.tagged.as_slice()
+        } else {
+            data
+        };
+        each(Frame { data, timestamp, truncated });
+        self.offset += header.tp_next_offset as usize;
+        true
+    }
+
+    fn wait(&self, timeout: Duration) -> io::Result<()> {
+        let mut poll = libc::pollfd {
+            fd: self.socket.as_raw_fd(),
+            events: libc::POLLIN | libc::POLLERR,
+            revents: 0,
+        };
+        let ms = libc::c_int::try_from(timeout.as_millis().max(1)).unwrap_or(libc::c_int::MAX);
+        // SAFETY: one valid entry that lives through the call.
+        let ready = unsafe { libc::poll(&raw mut poll, 1, ms) };
+        if ready < 0 {
+            let error = io::Error::last_os_error();
+            return if error.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(error) };
+        }
+        if poll.revents & libc::POLLERR != 0 {
+            return Err(self.error());
+        }
+        Ok(())
+    }
+
+    /// The error that is pending on the socket, e.g. ENETDOWN.
+    fn error(&self) -> io::Error {
+        let mut code: libc::c_int = 0;
+        let mut len = mem::size_of::<libc::c_int>() as libc::socklen_t;
+        // SAFETY: pointer and length describe `code`.
+        unsafe {
+            libc::getsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_ERROR,
+                ptr::from_mut(&mut code).cast(),
+                &raw mut len,
+            )
+        };
+        io::Error::from_raw_os_error(if code == 0 { libc::EIO } else { code })
+    }
+}
+
+fn bind(socket: &OwnedFd, index: libc::c_int) -> io::Result<()> {
+    // SAFETY: all-zero is a valid value of this plain structure.
+    let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+    address.sll_ifindex = index;
+    // SAFETY: pointer and length describe `address`.
+    let result = unsafe {
+        libc::bind(
+            socket.as_raw_fd(),
+            ptr::from_ref(&address).cast(),
+            mem::size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+impl Source for AfPacket {
+    fn burst(
+        &mut self,
+        max: usize,
+        timeout: Duration,
+        each: &mut dyn FnMut(Frame<'_>),
+    ) -> io::Result<Burst> {
+        let mut count = 0;
+        if self.left == 0 && !self.take_block() {
+            self.wait(timeout)?;
+            if !self.take_block() {
+                return Ok(Burst::Frames(0));
+            }
+        }
+        while count < max {
+            if self.left == 0 {
+                // A block may be handed over empty.
+                self.return_block();
+                if !self.take_block() {
+                    return Ok(Burst::Frames(count));
+                }
+                continue;
+            }
+            self.left -= 1;
+            if self.hand_out(each) {
+                count += 1;
+            } else {
+                self.left = 0;
+            }
+        }
+        if self.left == 0 {
+            self.return_block();
+        }
+        Ok(Burst::Frames(count))
+    }
+
+    fn statistics(&mut self) -> Statistics {
+        // SAFETY: all-zero is a valid value of this plain structure.
+        let mut fresh: libc::tpacket_stats_v3 = unsafe { mem::zeroed() };
+        let mut len = mem::size_of::<libc::tpacket_stats_v3>() as libc::socklen_t;
+        // SAFETY: pointer and length describe `fresh`.
+        let result = unsafe {
+            libc::getsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_PACKET,
+                libc::PACKET_STATISTICS,
+                ptr::from_mut(&mut fresh).cast(),
+                &raw mut len,
+            )
+        };
+        // The kernel counts since the last call.
+        if result == 0 {
+            self.statistics.received += u64::from(fresh.tp_packets);
+            self.statistics.dropped += u64::from(fresh.tp_drops);
+            self.statistics.full += u64::from(fresh.tp_freeze_q_cnt);
+        }
+        self.statistics
+    }
+}

@@ -1,0 +1,172 @@
+//! One ingest thread: from a source into the queues.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use capture::{Burst, Source};
+use packet::distribution::{Mode, Spreader, Target, frame_hash};
+use packet::hash::SymmetricHash;
+use shm::{Meta, Producer};
+
+/// Frames of one burst.
+const BURST: usize = 64;
+/// Longest sleep without a frame; consumers get a sign of life as often.
+const IDLE: Duration = Duration::from_millis(50);
+/// How often the kernel's drop counters are read.
+const COUNT: Duration = Duration::from_millis(500);
+/// Pause before a source that failed is opened again.
+const REOPEN: Duration = Duration::from_millis(500);
+
+/// Counters of one source, written by its thread alone.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Frames read.
+    pub received: AtomicU64,
+    /// Frames that the kernel dropped before they were read.
+    pub dropped: AtomicU64,
+    /// Times that the source was opened again.
+    pub reopened: AtomicU64,
+    /// The source has ended or stands still.
+    pub down: AtomicBool,
+    /// The source has no more frames, for ever.
+    pub ended: AtomicBool,
+}
+
+/// What an ingest thread works with.
+pub struct Ingest {
+    /// Name of the source, to open it again.
+    pub name: String,
+    /// The open source.
+    pub source: Box<dyn Source>,
+    /// Number of the source.
+    pub interface: u16,
+    /// Where frames go.
+    pub producer: Producer,
+    /// How they are spread.
+    pub mode: Mode,
+    /// Queues of each set.
+    pub sets: Vec<u32>,
+    /// The hash, the same for all threads.
+    pub hash: SymmetricHash,
+    /// Never sleep.
+    pub active: bool,
+}
+
+impl Ingest {
+    /// Reads and spreads until `stop` is set or the source ends.
+    pub fn run(mut self, counters: &Counters, stop: &AtomicBool) {
+        let mut sets = Sets::new(self.mode, &self.sets);
+        let mut lost_before = 0;
+        let mut counted = Instant::now();
+        let timeout = if self.active { Duration::ZERO } else { IDLE };
+        while !stop.load(Ordering::Relaxed) {
+            let (mode, hash, interface) = (self.mode, &self.hash, self.interface);
+            let producer = &mut self.producer;
+            let burst = self.source.burst(BURST, timeout, &mut |frame| {
+                let hashed = frame_hash(mode, hash, frame.data);
+                let meta = Meta {
+                    timestamp: Some(frame.timestamp),
+                    hash: Some(hashed),
+                    flags: 0,
+                    interface,
+                };
+                producer.send(frame.data, &meta, sets.targets(hashed, interface));
+            });
+            match burst {
+                Ok(Burst::Frames(0)) => self.producer.tick(),
+                Ok(Burst::Frames(n)) => {
+                    self.producer.flush();
+                    counters.received.fetch_add(n as u64, Ordering::Relaxed);
+                }
+                Ok(Burst::Ended) => {
+                    self.producer.flush();
+                    counters.ended.store(true, Ordering::Release);
+                    return;
+                }
+                Err(error) => {
+                    eprintln!("zbalance: {}: {error}; trying again", self.name);
+                    lost_before = counters.dropped.load(Ordering::Relaxed);
+                    if !self.reopen(counters, stop) {
+                        return;
+                    }
+                }
+            }
+            if counted.elapsed() >= COUNT {
+                counted = Instant::now();
+                let dropped = lost_before + self.source.statistics().dropped;
+                counters.dropped.store(dropped, Ordering::Relaxed);
+            }
+        }
+        self.producer.flush();
+    }
+
+    /// Opens the source again, however long it takes; false when it is time to stop.
+    fn reopen(&mut self, counters: &Counters, stop: &AtomicBool) -> bool {
+        counters.down.store(true, Ordering::Relaxed);
+        while !stop.load(Ordering::Relaxed) {
+            let until = Instant::now() + REOPEN;
+            while Instant::now() < until {
+                self.producer.tick();
+                std::thread::sleep(IDLE);
+            }
+            if let Ok(source) = capture::open(&self.name) {
+                self.source = source;
+                counters.down.store(false, Ordering::Relaxed);
+                counters.reopened.fetch_add(1, Ordering::Relaxed);
+                eprintln!("zbalance: {}: open again", self.name);
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// The queue sets, each with its place among all queues.
+struct Sets(Vec<(u32, u64, Spreader)>);
+
+impl Sets {
+    fn new(mode: Mode, sizes: &[u32]) -> Self {
+        let mut first = 0;
+        let set = |size: &u32| {
+            let every = (u64::MAX >> (64 - size.clamp(&1, &64))) << first;
+            let set = (first, every, Spreader::new(mode, *size));
+            first += size;
+            set
+        };
+        Self(sizes.iter().map(set).collect())
+    }
+
+    /// Queues of a frame, one bit each: one target in every set.
+    #[inline]
+    fn targets(&mut self, hash: u32, interface: u16) -> u64 {
+        let mut targets = 0;
+        for (first, every, spreader) in &mut self.0 {
+            targets |= match spreader.target(hash, interface) {
+                Target::One(queue) => 1 << (*first + queue),
+                Target::Every => *every,
+                Target::FirstAnd(queue) => 1 << *first | 1 << (*first + queue),
+            };
+        }
+        targets
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_set_gets_each_frame_once() {
+        let mut sets = Sets::new(Mode::Ip, &[2, 3]);
+        for hash in (0..u32::MAX).step_by(99_999_989) {
+            let targets = sets.targets(hash, 0);
+            assert_eq!((targets & 0b11).count_ones(), 1);
+            assert_eq!((targets >> 2).count_ones(), 1);
+            assert!(targets < 1 << 5);
+        }
+        assert_eq!(Sets::new(Mode::All, &[2, 3]).targets(0, 0), 0b11111);
+        assert_eq!(Sets::new(Mode::All, &[64]).targets(0, 0), u64::MAX);
+        let mut all_rr = Sets::new(Mode::AllRoundRobin, &[3]);
+        assert_eq!((all_rr.targets(0, 0), all_rr.targets(0, 0)), (0b011, 0b101));
+    }
+}
