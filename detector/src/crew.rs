@@ -282,7 +282,7 @@ mod tests {
             }
         }
 
-        fn dropped(&self) -> u64 {
+        fn dropped(&mut self) -> u64 {
             1
         }
 

@@ -26,15 +26,10 @@ pub trait FrameSource: Send {
     ) -> std::io::Result<Burst>;
 
     /// Frames that were dropped before they reached this source's reader, since it was opened.
-    fn dropped(&self) -> u64;
+    fn dropped(&mut self) -> u64;
 
     /// One word and its reason, for the operator.
     fn state(&self) -> SourceState;
-
-    /// Whether this is a recording, which has a time of its own and an end.
-    fn is_recording(&self) -> bool {
-        false
-    }
 }
 
 /// The queue `queue` of `cluster`, which need not exist yet. With `spin` it is looked at for a
@@ -53,7 +48,8 @@ pub fn queue(cluster: u32, queue: usize, spin: bool) -> Box<dyn FrameSource> {
 /// # Errors
 /// When it does not exist or may not be opened.
 pub fn open(name: &str) -> std::io::Result<Box<dyn FrameSource>> {
-    Err(std::io::Error::new(std::io::ErrorKind::Unsupported, format!("{name}: no such source")))
+    let source = capture::open(name).map_err(std::io::Error::other)?;
+    Ok(Box::new(Captured { source, recording: name.starts_with("pcap:") }))
 }
 
 /// Whether frames can come.
@@ -86,7 +82,7 @@ impl FrameSource for Queue {
         Ok(Burst::Frames(count))
     }
 
-    fn dropped(&self) -> u64 {
+    fn dropped(&mut self) -> u64 {
         let statistics = self.0.statistics();
         statistics.dropped + statistics.errors
     }
@@ -97,5 +93,45 @@ impl FrameSource for Queue {
             (ConsumerState::Detached, Some(error)) => SourceState::Waiting(error.to_string()),
             (ConsumerState::Detached, None) => SourceState::Starting,
         }
+    }
+}
+
+/// Frames of one call: enough to make it cheap, few enough to look at the clock often.
+const BURST: usize = 64;
+
+/// An interface or a recording that is read without zbalance.
+struct Captured {
+    source: Box<dyn capture::Source>,
+    recording: bool,
+}
+
+impl FrameSource for Captured {
+    fn burst(
+        &mut self,
+        timeout: Duration,
+        each: &mut dyn FnMut(&[u8], Option<u64>),
+    ) -> std::io::Result<Burst> {
+        let recording = self.recording;
+        let mut hand = |frame: capture::Frame<'_>| {
+            each(frame.data, recording.then_some(frame.timestamp));
+        };
+        match self.source.burst(BURST, timeout, &mut hand) {
+            Ok(capture::Burst::Frames(count)) => Ok(Burst::Frames(count)),
+            Ok(capture::Burst::Ended) => Ok(Burst::Ended),
+            // Opened anew, a recording would be replayed twice.
+            Err(error) if recording => {
+                eprintln!("detector: the recording ends here: {error}");
+                Ok(Burst::Ended)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn dropped(&mut self) -> u64 {
+        self.source.statistics().dropped
+    }
+
+    fn state(&self) -> SourceState {
+        SourceState::Attached
     }
 }

@@ -299,3 +299,89 @@ fn wrong_starts_say_why() {
     assert_eq!(run(&["--help"]).0, 0);
     assert_eq!(run(&["--version"]).0, 0);
 }
+
+/// Frames of an interface, without zbalance; an operator's probe shows up in the log, and its
+/// sender does not.
+#[test]
+fn a_daemon_on_an_interface() {
+    in_namespace("a_daemon_on_an_interface", || {
+        let up = Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap();
+        assert!(up.success());
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = temporary.path();
+        std::fs::write(dir.join("privkey"), [0x11; 32]).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_detector"))
+            .args(["-i", "afp:lo", "--allow-unpinned", "-l", "1", "-K"])
+            .arg(dir.join("privkey"))
+            .env("CJ_IPC_DIR", dir)
+            .env("LOG_CLIENT_IP", "TRUE")
+            .env_remove("CJ_STATION_CONFIG")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut detector = Detector(child);
+        let log = std::io::BufReader::new(detector.0.stdout.take().unwrap());
+        let (line, found) = channel();
+        std::thread::spawn(move || {
+            for text in std::io::BufRead::lines(log).map_while(Result::ok) {
+                if text.contains("Validated UDP traffic") {
+                    line.send(text).unwrap();
+                    return;
+                }
+            }
+        });
+        let probe = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let start = Instant::now();
+        let text = loop {
+            // Nobody listens there, which the probe hears about and need not mind.
+            let _ = probe.send_to(detector::test_strings::UDP, "127.0.0.1:53");
+            match found.recv_timeout(Duration::from_millis(50)) {
+                Ok(text) => break text,
+                Err(_) => assert!(start.elapsed() < PATIENCE, "the probe was not seen"),
+            }
+        };
+        let wanted = "(Core 0) DEBUG: Validated UDP traffic from _ -> 127.0.0.1:53";
+        assert!(text.ends_with(wanted), "{text}");
+    });
+}
+
+/// A recording is replayed with its own time and ends with a summary.
+#[test]
+fn a_replay_ends_with_a_summary() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = temporary.path();
+    let vector = vectors::load("detector-upstream.json")["vectors"][0].clone();
+    std::fs::write(dir.join("privkey"), vectors::hex(&vector["station_private_key"])).unwrap();
+    let record = vectors::hex(&vector["tls_record"]);
+    let decoy = ([198, 51, 100, 9], 443);
+    let mut file: Vec<u8> = [0xa1b2_c3d4u32, 0x0002_0004, 0, 0, 65_535, 1]
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect();
+    // Port 5000 sends its record in time, port 5001 half a minute too late.
+    for (second, port, flags, payload) in [
+        (0, 5000, SYN, &[][..]),
+        (1, 5001, SYN, &[]),
+        (2, 5000, PUSH, &record),
+        (40, 5001, PUSH, &record),
+    ] {
+        let frame = tcp4((CLIENT, port), decoy, flags, payload);
+        for value in [second, 0, frame.len() as u32, frame.len() as u32] {
+            file.extend(u32::to_le_bytes(value));
+        }
+        file.extend(frame);
+    }
+    std::fs::write(dir.join("recording.pcap"), file).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_detector"))
+        .arg("-i")
+        .arg(format!("pcap:{}", dir.join("recording.pcap").display()))
+        .arg("-K")
+        .arg(dir.join("privkey"))
+        .env_remove("CJ_STATION_CONFIG")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("replayed 4 packets"), "{text}");
+    assert!(text.ends_with("registrations found: 1\n"), "{text}");
+}
