@@ -7,6 +7,7 @@
 mod detector;
 mod measure;
 mod report;
+mod ring;
 mod tag;
 
 pub use measure::{Row, Side};
@@ -19,5 +20,6 @@ pub type MakeRow = fn() -> Row;
 pub const ROWS: &[(&str, MakeRow)] = &[
     ("detector-uninteresting", detector::uninteresting),
     ("detector-floor", detector::floor),
+    ("ring-handover", ring::handover),
     ("tag-miss", tag::miss),
 ];

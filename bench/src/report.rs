@@ -2,6 +2,7 @@
 
 use crate::ROWS;
 use crate::measure::medians;
+use crate::ring;
 use serde::Serialize;
 use std::process::ExitCode;
 
@@ -105,6 +106,10 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Vec<String>>,
             }
             "--version" => {
                 println!("bench {}", env!("CARGO_PKG_VERSION"));
+                return Ok(None);
+            }
+            ring::CONSUMER => {
+                ring::consume(words.next().ok_or("no folder given")?.into());
                 return Ok(None);
             }
             other => return Err(format!("unknown argument {other}")),
