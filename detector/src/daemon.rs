@@ -31,6 +31,10 @@ use telemetry::process::{Exit, Signal, Signals, notify};
 use tokio::sync::{Notify, mpsc};
 use tun::{Tun, TunError};
 
+/// How long readiness waits for the sources of packets.
+const FIRST_SOURCES: Duration = Duration::from_millis(500);
+/// How often is looked whether they are there.
+const LOOK: Duration = Duration::from_millis(2);
 /// How long the first packet waits for the first snapshot (`spec/channels.md` 1, rule 4).
 const FIRST_SNAPSHOT: Duration = Duration::from_millis(500);
 /// How often expired sessions are removed.
@@ -250,6 +254,9 @@ impl Detector {
         drop(ends_in);
         let sweeper = tokio::spawn(sweep(Arc::clone(&self.desk.sessions), self.clock));
         let reporter = tokio::spawn(report(Arc::clone(&self.desk)));
+        if !replay {
+            self.sources_attached().await;
+        }
         notify("READY=1");
         let outcome = self.attend(&mut signals, &mut ends).await;
         notify("STOPPING=1");
@@ -264,6 +271,17 @@ impl Detector {
         }
         eprintln!("PF_RING Tapdance done shutting down!");
         outcome
+    }
+
+    /// Waits until every worker has its source, so that being ready means seeing packets; a source
+    /// that is not there yet holds the start up only for a moment.
+    async fn sources_attached(&self) {
+        let limit = Instant::now() + FIRST_SOURCES;
+        let attached =
+            || self.desk.posts.iter().all(|post| *post.state.lock() == SourceState::Attached);
+        while !attached() && Instant::now() < limit {
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// The admin socket is a convenience; without it the detector does its work.

@@ -11,9 +11,9 @@ use phantoms::Group;
 pub enum Channel {
     /// Hidden in TLS connections to decoys.
     Decoy,
-    /// HTTP, unidirectional; the URL of `/api/register`.
+    /// HTTP, unidirectional; the URL of `/register`.
     Api(String),
-    /// HTTP, bidirectional; the URL of `/api/register-bidirectional`.
+    /// HTTP, bidirectional; the URL of `/register-bidirectional`.
     BidirectionalApi(String),
 }
 

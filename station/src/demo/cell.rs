@@ -81,8 +81,8 @@ fn options(arguments: &Arguments) -> Result<Options, String> {
     let url = |path: &str| format!("http://{}{path}", arguments.registrar);
     let channel = match arguments.channel.as_str() {
         "decoy" => Channel::Decoy,
-        "api" => Channel::Api(url("/api/register")),
-        "bdapi" => Channel::BidirectionalApi(url("/api/register-bidirectional")),
+        "api" => Channel::Api(url("/register")),
+        "bdapi" => Channel::BidirectionalApi(url("/register-bidirectional")),
         other => return Err(format!("no channel {other}")),
     };
     let transport = match arguments.transport.as_str() {
@@ -178,6 +178,7 @@ async fn ask(
         .header(hyper::header::HOST, HOST)
         .body(Full::new(body))
         .map_err(|e| e.to_string())?;
+    sender.ready().await.map_err(|e| format!("{path}: {e}"))?;
     let reply = sender.send_request(request).await.map_err(|e| format!("{path}: {e}"))?;
     let status = reply.status();
     let body = reply.into_body().collect().await.map_err(|e| format!("{path}: {e}"))?;
