@@ -1,7 +1,7 @@
 //! Row of the shared-memory queues.
 
 use crate::measure::{Row, Side};
-use shm::{Consumer, ConsumerOptions, ConsumerState, Meta, Server, ServerOptions};
+use shm::{Consumer, ConsumerOptions, Meta, Producer, Server, ServerOptions};
 use std::hint::{black_box, spin_loop};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -19,8 +19,10 @@ const SLOTS: usize = 8192;
 const ROUND: usize = SLOTS / 2;
 /// Rounds of one measurement.
 const ROUNDS: usize = 16;
-/// Time in which the other side empties the ring between two rounds.
-const PAUSE: Duration = Duration::from_millis(2);
+/// Sleep while the other side empties the ring between two rounds.
+const PAUSE: Duration = Duration::from_micros(500);
+/// A consumer does not fall asleep within a round, but does between repetitions.
+const SPIN: Duration = Duration::from_micros(200);
 const CLUSTER: u32 = 4242;
 const PACKET: usize = 60;
 
@@ -32,34 +34,55 @@ fn take_first_cpu() {
     let _ = rustix::thread::sched_setaffinity(None, &first);
 }
 
-/// Consumes the queue in `dir` until its balancer is gone.
+/// Consumes the queue in `dir` as long as the process that started this one lives.
 pub(crate) fn consume(dir: PathBuf) {
     take_first_cpu();
-    let mut consumer = Consumer::detached(ConsumerOptions::new(dir, CLUSTER, 0));
-    let mut attached = false;
-    loop {
+    let parent = rustix::process::getppid();
+    let mut options = ConsumerOptions::new(dir, CLUSTER, 0);
+    options.spin = SPIN;
+    let mut consumer = Consumer::detached(options);
+    while rustix::process::getppid() == parent {
         let burst = consumer.receive(Duration::from_millis(100));
         black_box(burst.iter().map(|frame| frame.data.len()).sum::<usize>());
-        match consumer.state() {
-            ConsumerState::Attached { .. } => attached = true,
-            ConsumerState::Detached if attached => return,
-            ConsumerState::Detached => {}
-        }
     }
 }
 
-/// A side that sends rounds of packets with `burst` and rests between them.
-fn rounds(mut burst: impl FnMut() + 'static) -> Side {
+/// A sending side of a ring.
+trait Sending {
+    /// Sends a burst and publishes it.
+    fn burst(&mut self);
+    /// Whether there is a consumer that has given everything back.
+    fn is_idle(&mut self) -> bool;
+}
+
+/// Sends rounds of packets to a consumer that is awake, as it is under load, and waits for the consumer between them, outside of the measurement.
+fn rounds(mut sending: impl Sending + 'static) -> Side {
     Box::new(move || {
+        // While the other side of the row ran, this one gave no sign of life: its consumer may
+        // have to attach again, and may notice that late.
+        for _ in 0..2 {
+            std::thread::sleep(PAUSE);
+            wait_until_idle(&mut sending);
+        }
         let mut spent = Duration::ZERO;
         for _ in 0..ROUNDS {
+            sending.burst();
+            while !sending.is_idle() {
+                spin_loop();
+            }
             let start = Instant::now();
-            (0..ROUND / BURST).for_each(|_| burst());
+            (0..ROUND / BURST).for_each(|_| sending.burst());
             spent += start.elapsed();
-            std::thread::sleep(PAUSE);
+            wait_until_idle(&mut sending);
         }
         spent.as_nanos() as f64 / (ROUND * ROUNDS) as f64
     })
+}
+
+fn wait_until_idle(sending: &mut impl Sending) {
+    while !sending.is_idle() {
+        std::thread::sleep(PAUSE);
+    }
 }
 
 /// A child that ends with the row.
@@ -84,28 +107,41 @@ fn queue() -> Side {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let mut options = ServerOptions::new(dir.path().to_owned(), CLUSTER, vec![1]);
     options.slots = SLOTS as u32;
-    let (mut server, mut producers) =
+    let (server, mut producers) =
         Server::bind(options, [7; 16]).expect("a socket in the temporary folder");
     let consumer = start_consumer(dir.path()).expect("this program starts again");
-    let mut producer = producers.remove(0);
-    while server.queues()[0].consumer.is_none() {
-        server.poll(Duration::from_millis(5), &mut |_| "{}".to_owned());
-        producer.tick();
-    }
-    let meta = Meta::default();
-    rounds(move || {
-        let _alive = (&server, &consumer, &dir);
+    let producer = producers.remove(0);
+    rounds(Queue { producer, server, _consumer: consumer, _dir: dir })
+}
+
+/// Both ends of a queue that belong to the balancer.
+struct Queue {
+    producer: Producer,
+    server: Server,
+    _consumer: Consuming,
+    _dir: tempfile::TempDir,
+}
+
+impl Sending for Queue {
+    fn burst(&mut self) {
+        let meta = Meta::default();
         let mut dropped = 0;
         for _ in 0..BURST {
-            dropped += producer
-                .send_with(PACKET, &meta, 1, |frame| {
-                    black_box(frame);
-                })
-                .dropped;
+            let write = |frame: &mut [u8]| {
+                black_box(frame);
+            };
+            dropped += self.producer.send_with(PACKET, &meta, 1, write).dropped;
         }
-        producer.flush();
-        assert_eq!(dropped, 0, "the consumer has time to empty the ring");
-    })
+        self.producer.flush();
+        assert_eq!(dropped, 0, "a round fits into the ring");
+    }
+
+    fn is_idle(&mut self) -> bool {
+        self.server.poll(Duration::ZERO, &mut |_| "{}".to_owned());
+        self.producer.tick();
+        let queue = &self.server.queues()[0];
+        queue.consumer.is_some() && queue.outstanding == 0
+    }
 }
 
 /// An index on a cache line of its own.
@@ -157,20 +193,32 @@ fn bare() -> Side {
             consumer.consumed.0.store(at, Ordering::Release);
         }
     });
-    let stopping = Stopping(ring);
-    let mut at = 0u64;
-    rounds(move || {
-        let ring = &stopping.0;
-        for i in 0..BURST as u64 {
-            let [address, len] = &ring.entries[(at + i) as usize % SLOTS];
-            address.store(at + i, Ordering::Relaxed);
+    rounds(BareSide { ring: Stopping(ring), at: 0 })
+}
+
+/// The producer of a bare ring.
+struct BareSide {
+    ring: Stopping,
+    at: u64,
+}
+
+impl Sending for BareSide {
+    fn burst(&mut self) {
+        let ring = &self.ring.0;
+        for i in self.at..self.at + BURST as u64 {
+            let [address, len] = &ring.entries[i as usize % SLOTS];
+            address.store(i, Ordering::Relaxed);
             len.store(PACKET as u64, Ordering::Relaxed);
         }
-        at += BURST as u64;
-        let room = at - ring.consumed.0.load(Ordering::Acquire);
-        assert!(room <= SLOTS as u64, "the consumer has time to empty the ring");
-        ring.produced.0.store(at, Ordering::Release);
-    })
+        self.at += BURST as u64;
+        let used = self.at - ring.consumed.0.load(Ordering::Acquire);
+        assert!(used <= SLOTS as u64, "a round fits into the ring");
+        ring.produced.0.store(self.at, Ordering::Release);
+    }
+
+    fn is_idle(&mut self) -> bool {
+        self.ring.0.consumed.0.load(Ordering::Acquire) == self.at
+    }
 }
 
 /// One packet, on the producer's side, in bursts of 32.

@@ -62,7 +62,12 @@ impl Ingest {
         while !stop.load(Ordering::Relaxed) {
             let (mode, hash, interface) = (self.mode, &self.hash, self.interface);
             let producer = &mut self.producer;
+            let mut first = true;
             let burst = self.source.burst(BURST, timeout, &mut |frame| {
+                // A consumer that attached while this thread slept must get the first frame too.
+                if std::mem::take(&mut first) {
+                    producer.flush();
+                }
                 let hashed = frame_hash(mode, hash, frame.data);
                 let meta = Meta {
                     timestamp: Some(frame.timestamp),

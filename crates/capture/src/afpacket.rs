@@ -236,7 +236,9 @@ impl AfPacket {
             events: libc::POLLIN | libc::POLLERR,
             revents: 0,
         };
-        let ms = libc::c_int::try_from(timeout.as_millis().max(1)).unwrap_or(libc::c_int::MAX);
+        // Rounded up, so that only a wait of no time at all does not sleep.
+        let ms = timeout.as_nanos().div_ceil(1_000_000);
+        let ms = libc::c_int::try_from(ms).unwrap_or(libc::c_int::MAX);
         // SAFETY: one valid entry that lives through the call.
         let ready = unsafe { libc::poll(&raw mut poll, 1, ms) };
         if ready < 0 {

@@ -292,7 +292,9 @@ impl Producer {
             let ring = &outlet.ring;
             ring.word(ring::HEARTBEAT).store(now, Ordering::Relaxed);
             ring.word(ring::PROD).store(outlet.prod, Ordering::Release);
-            bump(&self.counters[queue].enqueued, std::mem::take(&mut outlet.packets));
+            let counters = &self.counters[queue];
+            counters.outstanding.store(outlet.outstanding(), Ordering::Relaxed);
+            bump(&counters.enqueued, std::mem::take(&mut outlet.packets));
         }
         // Orders the new indices before the look at `waiting`; the consumer does the reverse.
         fence(Ordering::SeqCst);
