@@ -48,6 +48,8 @@ const DEFAULT_DIAL: Duration = Duration::from_secs(30);
 const DEFAULT_RESOLVE: Duration = Duration::from_secs(3);
 /// How often the time of registrations is looked at.
 const EXPIRY_TICK: Duration = Duration::from_secs(1);
+/// How long readiness waits for the sources of registrations.
+const FIRST_SOURCES: Duration = Duration::from_millis(500);
 /// Time to hand the last messages to Redis at the end.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -224,6 +226,7 @@ async fn serve(setup: Setup, arguments: &Arguments, reg: &Logger) -> Result<(), 
     if let Err(error) = admin::serve(&path, Arc::clone(&daemon), who) {
         reg.warn(format_args!("no admin service: {error}"));
     }
+    daemon.sources_connected().await;
     process::notify("READY=1");
     loop {
         tokio::select! {
@@ -324,10 +327,11 @@ impl Daemon {
         let zmq = Logger::new("[ZMQ_PROXY] ");
         let fan_in = format!("ipc://@{}", settings.socket_name);
         let fan_in = Arc::new(Publisher::bind(&fan_in, PublisherOptions::default()).await?);
-        let (sources, mut tasks) = connect_sources(&settings, &fan_in, &zmq);
+        let (mut sources, mut tasks) = connect_sources(&settings, &fan_in, &zmq);
 
         let (queue, messages) = IngestQueue::new(Arc::clone(&stats));
         let ingest = Subscriber::connect(zmq_address, SubscriberOptions::default())?;
+        sources.push((zmq_address.to_owned(), ingest.watch()));
         zmq.info(format_args!("ZMQ connected to {zmq_address}"));
         tasks.push(tokio::spawn(ingest::subscribe(ingest, queue, zmq)));
         tasks.push(tokio::spawn(ingest::distribute(messages, workers, Arc::clone(&pipeline))));
@@ -354,6 +358,18 @@ impl Daemon {
             log,
             _fan_in: fan_in,
         })
+    }
+
+    /// Waits until every source is connected, so that being ready means hearing registrations; a
+    /// source that is not there yet holds the start up only for a moment.
+    async fn sources_connected(&self) {
+        let all = async {
+            for (_, state) in &self.sources {
+                // The sender lives as long as the source's task.
+                let _ = state.clone().wait_for(|state| *state == bus::State::Connected).await;
+            }
+        };
+        let _ = tokio::time::timeout(FIRST_SOURCES, all).await;
     }
 
     /// Address of the phantom listener.
