@@ -67,12 +67,14 @@ fn demonstrate(arguments: &Arguments) -> Result<bool, String> {
     if !arguments.exec.is_empty() {
         return execute(arguments, dir.path());
     }
-    let passed = matrix::run(&files, &arguments.only)?;
+    let tally = matrix::run(&files, &arguments.only)?;
     if arguments.keep {
+        println!("{tally}");
         stay(&files);
     }
     station.stop();
-    Ok(passed)
+    println!("{tally}");
+    Ok(tally.failed == 0)
 }
 
 /// Runs a program on the client's node.
@@ -125,7 +127,8 @@ impl Web {
         let start = Instant::now();
         while start.elapsed() < READY {
             if let Ok(Some(status)) = web.0.try_wait() {
-                return Err(format!("web server ended: {status}"));
+                let log = std::fs::read_to_string(files.path("nginx.log")).unwrap_or_default();
+                return Err(format!("web server ended: {status}\n{log}"));
             }
             let connect = || std::net::TcpStream::connect_timeout(&target, Duration::from_secs(1));
             if Node::Client.run(connect).is_ok() {
@@ -148,9 +151,11 @@ impl Drop for Web {
 fn nginx_conf(files: &Files) -> String {
     let path = |name: &str| files.path(name).display().to_string();
     format!(
-        "daemon off; worker_processes 1; pid {pid}; user root;\n\
+        "daemon off; master_process off; pid {pid}; user root;\n\
          events {{ worker_connections 256; }}\n\
-         http {{\n  access_log off; client_max_body_size 8m; client_body_temp_path {tmp};\n  \
+         http {{\n  access_log off; client_max_body_size 8m; client_body_temp_path {tmp}.body; \
+         proxy_temp_path {tmp}.proxy; fastcgi_temp_path {tmp}.fastcgi; \
+         uwsgi_temp_path {tmp}.uwsgi; scgi_temp_path {tmp}.scgi;\n  \
          server {{\n    listen 443 ssl; listen [::]:443 ssl;\n    ssl_certificate {cert}; \
          ssl_certificate_key {key};\n    ssl_protocols TLSv1.2; \
          ssl_ciphers ECDHE+AESGCM;\n    root {root};\n    \

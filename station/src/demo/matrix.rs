@@ -39,8 +39,21 @@ fn cells() -> impl Iterator<Item = Cell> {
     })
 }
 
-/// Runs the cells that `only` names, all when it is empty; true when every one passed.
-pub(super) fn run(files: &Files, only: &[String]) -> Result<bool, String> {
+/// How many cells passed; its text is the last line of the demo.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tally {
+    pub(super) passed: usize,
+    pub(super) failed: usize,
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "demo: {} passed, {} failed", self.passed, self.failed)
+    }
+}
+
+/// Runs the cells that `only` names, all when it is empty.
+pub(super) fn run(files: &Files, only: &[String]) -> Result<Tally, String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -76,8 +89,7 @@ pub(super) fn run(files: &Files, only: &[String]) -> Result<bool, String> {
     }
     print_table(&rows);
     let failed = rows.iter().filter(|(_, _, outcome)| outcome.is_err()).count();
-    println!("demo: {} passed, {failed} failed", rows.len() - failed);
-    Ok(failed == 0)
+    Ok(Tally { passed: rows.len() - failed, failed })
 }
 
 fn transfer(cell: Cell, files: &Files) -> Result<Outcome, String> {
