@@ -101,15 +101,12 @@ pub enum OpenError {
     Pcap(#[from] PcapError),
 }
 
-/// Names of the host's interfaces.
+/// Names of the interfaces of this network namespace, those without an address included.
 fn available() -> String {
-    let mut names: Vec<String> = if_addrs::get_if_addrs()
-        .unwrap_or_default()
-        .into_iter()
-        .map(|interface| interface.name)
-        .collect();
-    names.sort();
-    names.dedup();
+    let table = std::fs::read_to_string("/proc/self/net/dev").unwrap_or_default();
+    let mut names: Vec<&str> =
+        table.lines().filter_map(|line| Some(line.split_once(':')?.0.trim())).collect();
+    names.sort_unstable();
     names.join(", ")
 }
 
