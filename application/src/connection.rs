@@ -27,8 +27,8 @@ use crate::tunnel::Tunnel;
 const READ: usize = 4096;
 /// Most bytes that are kept for identification; every transport has decided long before.
 const MAX_RECEIVED: usize = 8191 + READ;
-/// Range of the deadline in milliseconds, end excluded.
-const DEADLINE_MS: std::ops::Range<u64> = 5000..10_000;
+/// Range of the deadline in milliseconds, end excluded (`spec/application.md` 11.3).
+pub const DEADLINE_MS: std::ops::Range<u64> = 5000..10_000;
 
 thread_local! {
     static SCRATCH: RefCell<[u8; READ]> = const { RefCell::new([0; READ]) };
@@ -45,7 +45,7 @@ pub async fn serve(stream: TcpStream, peer: SocketAddr, station: Arc<Station>) {
     let origin = station.pipeline.policy.load().geoip.origin(peer.ip());
     let stats = Arc::clone(&station.pipeline.stats);
     let mut progress = stats.connections.begin(phantom.is_ipv6());
-    let deadline = Duration::from_millis(rand::random_range(DEADLINE_MS));
+    let deadline = Duration::from_millis(rand::random_range(station.deadline_ms.clone()));
     let found = Waiting {
         stream: &stream,
         phantom,

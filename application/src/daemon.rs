@@ -317,6 +317,7 @@ impl Daemon {
                 RelayMode::Auto | RelayMode::Splice => relay::Mode::Auto,
             },
             dial_timeout: settings.covert_dial_timeout.unwrap_or(DEFAULT_DIAL),
+            deadline_ms: connection::DEADLINE_MS,
         });
 
         let address = listen_address(&settings)?;

@@ -41,4 +41,6 @@ pub struct Station {
     pub relay_mode: relay::Mode,
     /// Longest time that a covert may take to accept.
     pub dial_timeout: Duration,
+    /// Range of the deadline of connections that are not identified, in milliseconds, end excluded.
+    pub deadline_ms: std::ops::Range<u64>,
 }

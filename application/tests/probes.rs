@@ -1,0 +1,294 @@
+//! The probe contract (`spec/application.md` 11): whatever a prober sends, a phantom with a
+//! registration cannot be told from one without.
+//!
+//! 200 interleaved probes of each kind go through one payload script. Compared are the bytes that
+//! were accepted, the closing segment, and the time to it (two-sample Kolmogorov-Smirnov). With
+//! a narrow deadline the times are sharp enough to see a defect of 50 ms, which is planted to prove
+//! it; the same comparison then runs with the deadlines of the daemon.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use application::Station;
+use application::announce::Announcer;
+use application::connection::{DEADLINE_MS, serve};
+use application::covert::SystemResolver;
+use application::intake::Served;
+use application::liveness::{LivenessSettings, LivenessTester, TcpDialer};
+use application::pipeline::Pipeline;
+use application::policy::Policy;
+use application::registration::{Parts, Registration};
+use application::stats::Stats;
+use application::store::{Store, Tracked};
+use arc_swap::ArcSwap;
+use keys::{SharedSecret, StationKey};
+use telemetry::log::Logger;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use transports::Transport;
+use transports::obfuscator::Obfuscator;
+use transports::prefix::PrefixTable;
+
+const PROBES: usize = 200;
+const SECRET: [u8; 32] = [7; 32];
+
+/// What a prober sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    NoRegistration,
+    Garbage,
+    TruncatedTag,
+    WrongTransport,
+}
+
+const KINDS: [Kind; 4] =
+    [Kind::NoRegistration, Kind::Garbage, Kind::TruncatedTag, Kind::WrongTransport];
+
+/// Payload scripts: the length of each write.
+const SCRIPTS: [&[usize]; 3] = [&[31], &[96, 2000], &[20, 76, 9000]];
+
+impl Kind {
+    const fn phantom(self) -> Ipv4Addr {
+        match self {
+            Self::NoRegistration => Ipv4Addr::new(127, 9, 0, 1),
+            _ => Ipv4Addr::new(127, 9, 0, 2),
+        }
+    }
+
+    fn payload(self, key: &StationKey, len: usize) -> Vec<u8> {
+        let secret = SharedSecret::new(&SECRET);
+        let mut bytes = match self {
+            Self::NoRegistration | Self::Garbage => Vec::new(),
+            Self::TruncatedTag => {
+                let tag = secret.min_identifier();
+                [&tag[..31], &[!tag[31]]].concat()
+            }
+            // The tag of a Min registration in the form of Prefix.
+            Self::WrongTransport => Obfuscator::Ctr
+                .obfuscate(&secret.min_identifier(), key.public(), &mut rand::rng())
+                .unwrap(),
+        };
+        while bytes.len() < len {
+            bytes.push(rand::random());
+        }
+        bytes.truncate(len);
+        bytes
+    }
+}
+
+fn station(deadline_ms: Range<u64>) -> Arc<Station> {
+    let dir = tempfile::tempdir().unwrap();
+    let phantoms = dir.path().join("phantoms.toml");
+    std::fs::write(&phantoms, "[Networks]\n").unwrap();
+    let settings = conf::Application::parse("socket_name = \"x\"\n", Path::new("app.toml"));
+    let store = Arc::new(Store::new(100));
+    let parts = Parts {
+        phantom: Kind::Garbage.phantom().into(),
+        dst_port: 443,
+        proto: session::Proto::Tcp,
+        client: [203, 0, 113, 9].into(),
+        origin: Default::default(),
+        transport: Transport::Min,
+        identifier: (&SharedSecret::new(&SECRET).min_identifier()).into(),
+        prefix_id: None,
+        short_id: [7; 8],
+        source: 2,
+        generation: 1,
+        lib_version: 4,
+        proxy_header: false,
+        prescanned: true,
+        covert_text: "127.0.0.1:1".into(),
+    };
+    let Tracked::New(registration) = store.track(Registration::new(parts)) else { panic!() };
+    assert!(registration.activate("127.0.0.1:1".parse().unwrap()));
+    let liveness = LivenessSettings {
+        window: Duration::from_millis(1),
+        live_expiry: None,
+        nonlive_expiry: None,
+        live_capacity: 0,
+        nonlive_capacity: 0,
+    };
+    Arc::new(Station {
+        pipeline: Arc::new(Pipeline {
+            served: Served {
+                v4: true,
+                v6: true,
+                transports: vec![Transport::Min, Transport::Prefix],
+                prefixes: PrefixTable::default(),
+            },
+            policy: ArcSwap::from_pointee(
+                Policy::build(&settings.unwrap().value, &phantoms).unwrap().0,
+            ),
+            announcer: Announcer::new(Arc::clone(&store), [0; 16], 10, ""),
+            store,
+            liveness: LivenessTester::new(&liveness, TcpDialer),
+            resolver: SystemResolver { limit: Duration::from_secs(1) },
+            probes: Semaphore::new(1),
+            stats: Arc::new(Stats::default()),
+            log: Logger::new("[REG] "),
+        }),
+        keys: vec![StationKey::from_private(&[0x40; 32]).unwrap()],
+        stall: relay::StallLimits::default(),
+        relay_mode: relay::Mode::Auto,
+        dial_timeout: Duration::from_secs(1),
+        deadline_ms,
+    })
+}
+
+/// Outcome of one probe.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    kind: Kind,
+    script: usize,
+    accepted: usize,
+    answered: usize,
+    fin: bool,
+    seconds: f64,
+}
+
+async fn probe(kind: Kind, script: usize, port: u16, key: Arc<StationKey>) -> Seen {
+    let lengths = SCRIPTS[script];
+    let payload = kind.payload(&key, lengths.iter().sum());
+    let target = SocketAddr::new(IpAddr::V4(kind.phantom()), port);
+    let mut stream = TcpStream::connect(target).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    let start = Instant::now();
+    let mut accepted = 0;
+    for len in lengths {
+        stream.write_all(&payload[accepted..accepted + len]).await.unwrap();
+        accepted += len;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let mut answer = Vec::new();
+    let fin = stream.read_to_end(&mut answer).await.is_ok();
+    Seen {
+        kind,
+        script,
+        accepted,
+        answered: answer.len(),
+        fin,
+        seconds: start.elapsed().as_secs_f64(),
+    }
+}
+
+/// Runs all probes against a station with `deadline_ms`; connections of `planted` close that much
+/// too early.
+async fn run(deadline_ms: Range<u64>, planted: Option<(Kind, Duration)>) -> Vec<Seen> {
+    let station = station(deadline_ms.clone());
+    let key = Arc::new(StationKey::from_private(&[0x40; 32]).unwrap());
+    let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = tokio::spawn(async move {
+        loop {
+            let (stream, peer) = listener.accept().await.unwrap();
+            let phantom = stream.local_addr().unwrap().ip();
+            let served = serve(stream, peer, Arc::clone(&station));
+            let early = planted
+                .filter(|(kind, _)| phantom == IpAddr::V4(kind.phantom()))
+                .map(|(_, early)| Duration::from_millis(deadline_ms.start) - early);
+            tokio::spawn(async move {
+                match early {
+                    Some(limit) => drop(tokio::time::timeout(limit, served).await),
+                    None => served.await,
+                }
+            });
+        }
+    });
+    let mut probes = tokio::task::JoinSet::new();
+    for index in 0..PROBES {
+        for kind in KINDS {
+            probes.spawn(probe(kind, index % SCRIPTS.len(), port, Arc::clone(&key)));
+            tokio::time::sleep(Duration::from_micros(300)).await;
+        }
+    }
+    let seen = probes.join_all().await;
+    server.abort();
+    seen
+}
+
+/// Probability that two samples come from one distribution (two-sample Kolmogorov-Smirnov).
+fn same_distribution(a: &[f64], b: &[f64]) -> f64 {
+    let (mut a, mut b) = (a.to_vec(), b.to_vec());
+    a.sort_by(f64::total_cmp);
+    b.sort_by(f64::total_cmp);
+    let (mut i, mut j, mut distance) = (0, 0, 0f64);
+    while i < a.len() && j < b.len() {
+        let at = a[i].min(b[j]);
+        while i < a.len() && a[i] <= at {
+            i += 1;
+        }
+        while j < b.len() && b[j] <= at {
+            j += 1;
+        }
+        distance = distance.max((i as f64 / a.len() as f64 - j as f64 / b.len() as f64).abs());
+    }
+    let n = (a.len() * b.len()) as f64 / (a.len() + b.len()) as f64;
+    let x = (n.sqrt() + 0.12 + 0.11 / n.sqrt()) * distance;
+    let term =
+        |k: i32| (if k % 2 == 1 { 2.0 } else { -2.0 }) * (-2.0 * f64::from(k * k) * x * x).exp();
+    if x < 0.2 { 1.0 } else { (1..100).map(term).sum::<f64>().clamp(0.0, 1.0) }
+}
+
+/// The least probability over all pairs of kinds.
+fn least_probability(seen: &[Seen]) -> f64 {
+    let times =
+        |kind| -> Vec<f64> { seen.iter().filter(|s| s.kind == kind).map(|s| s.seconds).collect() };
+    let mut least = 1f64;
+    for (at, a) in KINDS.into_iter().enumerate() {
+        for b in &KINDS[at + 1..] {
+            let p = same_distribution(&times(a), &times(*b));
+            println!("probes: {a:?} and {b:?}: p = {p:.4}");
+            least = least.min(p);
+        }
+    }
+    least
+}
+
+/// The two tests measure time: they take turns.
+static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// Six pairs are compared.
+const LIMIT: f64 = 0.01 / 6.0;
+
+fn equal_outcomes(seen: &[Seen]) {
+    assert_eq!(seen.len(), PROBES * KINDS.len());
+    for s in seen {
+        assert_eq!(s.answered, 0, "{s:?} was answered");
+        assert!(s.fin, "{s:?} was reset");
+        assert_eq!(s.accepted, SCRIPTS[s.script].iter().sum::<usize>(), "{s:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn probes_see_no_difference() {
+    let _turn = TURN.lock().await;
+    for (name, deadline) in [("narrow", 1000..1001), ("daemon's", DEADLINE_MS)] {
+        println!("probes: {name} deadline {deadline:?} ms, {PROBES} of each kind");
+        let mut least = 0.0;
+        // One repeat is allowed: the bound itself is a probability.
+        for _ in 0..2 {
+            let seen = run(deadline.clone(), None).await;
+            equal_outcomes(&seen);
+            least = least_probability(&seen);
+            if least > LIMIT {
+                break;
+            }
+        }
+        assert!(least > LIMIT, "{name}: p = {least}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_planted_difference_of_50_ms_is_found() {
+    let _turn = TURN.lock().await;
+    let early = Some((Kind::NoRegistration, Duration::from_millis(50)));
+    for _ in 0..2 {
+        let seen = run(1000..1001, early).await;
+        equal_outcomes(&seen);
+        assert!(least_probability(&seen) < LIMIT);
+    }
+}
