@@ -43,6 +43,21 @@ pub enum StartError {
         /// Why.
         cause: io::Error,
     },
+    /// An ingest thread cannot have its CPU.
+    #[error(
+        "cannot bind the ingest thread of {source_name} to CPU {core} ({cause}); this process may \
+         use CPUs {allowed}: choose with -g, or -g -1 to leave it unbound"
+    )]
+    Cpu {
+        /// The thread's source.
+        source_name: String,
+        /// The CPU.
+        core: usize,
+        /// CPUs that the process may use.
+        allowed: String,
+        /// Why.
+        cause: io::Error,
+    },
     /// The operating system refuses something every process has.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
@@ -55,7 +70,7 @@ impl StartError {
             Self::Source(capture::OpenError::Name(_)) => Exit::Usage,
             Self::Source(_) => Exit::Unavailable,
             Self::Queues(ServerError::InUse { .. }) => Exit::Unavailable,
-            Self::Queues(_) | Self::System(_) => Exit::OsErr,
+            Self::Queues(_) | Self::Cpu { .. } | Self::System(_) => Exit::OsErr,
             Self::PidFile { .. } => Exit::CantCreat,
         }
     }
@@ -78,6 +93,8 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
         .iter()
         .map(|name| Ok((name.clone(), capture::open(name)?)))
         .collect::<Result<Vec<_>, capture::OpenError>>()?;
+    let online = online();
+    check_cores(arguments, online)?;
     if arguments.check_config {
         println!("zbalance: {} source(s) open, configuration good", sources.len());
         return Ok(());
@@ -121,7 +138,6 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
     let queues: u32 = arguments.queues.iter().sum();
     println!("zbalance: Starting balancer with {queues} consumer queues..");
     let hash = SymmetricHash::new(rand::random());
-    let online = std::thread::available_parallelism().map_or(1, usize::from);
     let go = Arc::new(AtomicBool::new(false));
     let mut threads = Vec::new();
     for (index, ((name, source), producer)) in sources.into_iter().zip(producers).enumerate() {
@@ -139,7 +155,10 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
         let (balancer, stop, go) = (Arc::clone(&balancer), Arc::clone(&stop), Arc::clone(&go));
         let thread = std::thread::Builder::new().name(format!("ingest-{index}"));
         threads.push(thread.spawn(move || {
-            pin(core);
+            if let Err(error) = pin(core) {
+                // It was possible a moment ago: somebody has just taken the CPU away.
+                eprintln!("zbalance: WARNING: {}: no longer bound: {error}", ingest.name);
+            }
             let mut ingest = ingest;
             while !go.load(Ordering::Acquire) && !stop.load(Ordering::Relaxed) {
                 ingest.producer.tick();
@@ -166,14 +185,48 @@ async fn obey(mut signals: Signals, stop: Arc<AtomicBool>) {
     stop.store(true, Ordering::Relaxed);
 }
 
-/// Binds the calling thread to a CPU; a refusal costs speed and nothing else.
-fn pin(core: Option<usize>) {
-    let Some(core) = core else { return };
+/// Binds the calling thread to a CPU.
+fn pin(core: Option<usize>) -> io::Result<()> {
+    let Some(core) = core else { return Ok(()) };
     let mut set = rustix::thread::CpuSet::new();
-    set.set(core);
-    if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
-        eprintln!("zbalance: WARNING: cannot bind to CPU {core}: {error}");
+    if core >= rustix::thread::CpuSet::MAX_CPU {
+        return Err(io::ErrorKind::InvalidInput.into());
     }
+    set.set(core);
+    Ok(rustix::thread::sched_setaffinity(None, &set)?)
+}
+
+/// CPUs that the scheduler may give to this process, as the kernel writes them.
+fn allowed() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    list.map_or_else(|| "unknown".to_owned(), |list| list.trim().to_owned())
+}
+
+/// Binds a thread that does nothing else to each CPU, to know now whether it will be possible.
+fn check_cores(arguments: &Arguments, online: usize) -> Result<(), StartError> {
+    for (index, name) in arguments.interfaces.iter().enumerate() {
+        let Some(core) = arguments.core(index, online) else { continue };
+        let tried = std::thread::spawn(move || pin(Some(core))).join();
+        if let Err(cause) = tried.unwrap_or_else(|_| Err(io::ErrorKind::Other.into())) {
+            let (source_name, allowed) = (name.clone(), allowed());
+            return Err(StartError::Cpu { source_name, core, allowed, cause });
+        }
+    }
+    Ok(())
+}
+
+/// CPUs that are online, over which `-g` wraps around.
+fn online() -> usize {
+    let text = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
+    let count = |range: &str| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        Some(last.parse::<usize>().ok()? + 1 - first.parse::<usize>().ok()?)
+    };
+    let counted: Option<usize> = text.trim().split(',').map(count).sum();
+    counted
+        .filter(|count| *count > 0)
+        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
 /// Serves the control socket until it is time to stop or all capture files have ended.
@@ -248,7 +301,10 @@ fn write_statistics(path: &Path, text: &str) {
 fn finish(mut server: Server, arguments: &Arguments, balancer: &Balancer) {
     server.drain(DRAIN);
     *balancer.queues.lock() = server.queues();
-    print!("{}", balancer.snapshot().text());
+    let text = balancer.snapshot().text();
+    let stats = admin::ipc_dir().join("stats").join(arguments.cluster.to_string());
+    write_statistics(&stats, &text);
+    print!("{text}");
     if let Some(path) = &arguments.pid_file {
         // Somebody may have removed it already.
         let _ = std::fs::remove_file(path);
@@ -376,5 +432,23 @@ impl admin::Daemon for Balancer {
 
     fn drain(&self, _: Duration) {
         self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cpu_that_is_not_there_is_refused() {
+        let online = online();
+        assert!(online > 0);
+        for core in [rustix::thread::CpuSet::MAX_CPU - 1, usize::MAX] {
+            let cause = std::thread::spawn(move || pin(Some(core))).join().unwrap().unwrap_err();
+            let source_name = "afp:tap0".to_owned();
+            let error = StartError::Cpu { source_name, core, allowed: allowed(), cause };
+            assert!(error.to_string().contains("-g"), "{error}");
+            assert!(!allowed().is_empty() && allowed() != "unknown");
+        }
     }
 }
