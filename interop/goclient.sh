@@ -1,0 +1,112 @@
+#!/usr/bin/env bash
+# The released Go client through the whole station, run on the client's node of the demo:
+#   station demo --exec interop/goclient.sh
+# Each cell is a process of its own, with its own copy of the ClientConf, that registers once and
+# carries one TLS download from the covert. RACE=n repeats the API cells, whose dial races the
+# station's liveness probe; JOBS=n cells run at a time; ONLY=pattern chooses cells.
+set -uo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+client=$here/bin/goclient
+demo=${CONJURE_DEMO_DIR:?is set by station demo --exec}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+# The decoy registrar of the client ignores assets/roots.
+export SSL_CERT_FILE=$demo/cert.pem TMPDIR=$work
+version=$(sed -n 's|^\tgithub.com/refraction-networking/gotapdance v||p' "$here/goclient/go.mod")
+expected=$(sha256sum < "$demo/www/blob")
+
+# Waits until something listens on 127.0.0.1:PORT. PORT PID
+listens() {
+    for _ in $(seq 200); do
+        kill -0 "$2" 2> /dev/null || return 1
+        [ -n "$(ss -Hltn "sport = :$1")" ] && return 0
+        sleep 0.05
+    done
+    return 1
+}
+
+# One cell: LOCAL_PORT CHANNEL TRANSPORT[-rand] FAMILY [NOTE]
+cell() {
+    local port=$1 channel=$2 transport=$3 family=$4 note=${5:-}
+    local dir=$work/$port covert registrar conf result status pid start
+    local options=()
+    if [ "$family" = ipv4 ]; then
+        covert=198.51.100.2:443 registrar='http://10.10.3.2:8080' conf=ClientConf.4
+        options+=(-disable-ipv6)
+    else
+        covert='[2001:db8:4::2]:443' registrar='http://[fd10:3::2]:8080' conf=ClientConf.6
+    fi
+    case $channel in
+        api) options+=(-api-endpoint "$registrar/register") ;;
+        bdapi) options+=(-api-endpoint "$registrar/register-bidirectional") ;;
+    esac
+    [ "${transport#*-}" = rand ] && options+=(-rand-dst-port)
+    mkdir -p "$dir/assets"
+    cp "$demo/$conf" "$dir/assets/ClientConf"
+    cp "$demo/cert.pem" "$dir/assets/roots"
+    "$client" -registrar "$channel" -transport "${transport%-rand}" -connect-addr "$covert" \
+        -assetsdir "$dir/assets/" -port "$port" "${options[@]}" > "$dir/log" 2>&1 &
+    pid=$!
+    start=$(date +%s%3N)
+    if listens "$port" "$pid"; then
+        curl --silent --show-error --noproxy '*' --max-time 40 --cacert "$demo/cert.pem" \
+            --connect-to "decoy.example:443:127.0.0.1:$port" https://decoy.example/blob \
+            > "$dir/blob" 2> "$dir/curl"
+        status=$?
+        if [ $status -ne 0 ]; then
+            result="FAILED: $(tail -1 "$dir/curl")"
+        elif [ "$(sha256sum < "$dir/blob")" != "$expected" ]; then
+            result="FAILED: other bytes arrived"
+        else
+            result=ok
+        fi
+    else
+        result="FAILED: the client does not listen"
+    fi
+    echo "go client $version: $channel $transport $family$note, $(($(date +%s%3N) - start)) ms: $result"
+    if [ "$result" != ok ]; then
+        touch "$work/failed"
+        tail -12 "$dir/log" | cut -c -300 | sed 's/^/    /'
+    fi
+    kill "$pid" 2> /dev/null
+    wait "$pid" 2> /dev/null
+}
+
+# IPv6 first: the client of an IPv6 cell tries the IPv4 phantom too, and takes it for its own when
+# an earlier IPv4 cell has opened that address; the lab's prefix has only 256 of them.
+cells() {
+    local channel transport family n
+    for family in ipv6 ipv4; do
+        for channel in decoy api bdapi; do
+            for transport in min prefix min-rand; do
+                echo "$channel $transport $family"
+            done
+        done
+        echo barrier
+    done
+    for n in $(seq "${RACE:-3}"); do
+        echo "api min ipv4 race $n"
+        echo "bdapi min ipv4 race $n"
+    done
+}
+
+# Waits until fewer than N cells run.
+fewer_than() {
+    while [ "$(jobs -pr | wc -l)" -ge "$1" ]; do
+        wait -n
+    done
+}
+
+port=10500
+while read -r channel transport family note; do
+    if [ "$channel" = barrier ]; then
+        fewer_than 1
+        continue
+    fi
+    case "$channel $transport $family $note" in *${ONLY:-}*) ;; *) continue ;; esac
+    fewer_than "${JOBS:-3}"
+    port=$((port + 1))
+    cell "$port" "$channel" "$transport" "$family" "${note:+ $note}" &
+done < <(cells)
+wait
+[ "$port" -gt 10500 ] && [ ! -e "$work/failed" ]
