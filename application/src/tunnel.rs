@@ -188,3 +188,65 @@ impl<'a> Line<'a> {
         json.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::geoip::Origin;
+    use crate::store::tests::parts;
+    use std::time::Duration;
+
+    fn class(text: &str) -> Option<ErrorClass> {
+        [ErrorClass::Refused, ErrorClass::Reset, ErrorClass::Timeout]
+            .into_iter()
+            .find(|class| class.to_string() == text)
+    }
+
+    /// Every captured tunnel line, rebuilt from its own values, letter by letter.
+    #[test]
+    fn lines_are_those_of_the_reference() {
+        let file = vectors::load("application-misc.json");
+        for captured in file["tunnel_log_lines"].as_array().unwrap() {
+            let json = captured.as_str().unwrap().split_once("proxy closed ").unwrap().1;
+            let fields: vectors::Value = serde_json::from_str(json).unwrap();
+            let number = |name: &str| fields[name].as_u64().unwrap();
+            let text = |name: &str| fields[name].as_str().unwrap_or_default();
+            let country = text("CC").as_bytes().try_into().ok();
+            let asn = fields["ASN"].as_u64().unwrap_or(0) as u32;
+            let registration = Registration::new(crate::registration::Parts {
+                phantom: text("PhantomAddr").parse().unwrap(),
+                dst_port: number("PhantomDstPort") as u16,
+                origin: Origin { country, asn },
+                ..parts(1, 1)
+            });
+            for _ in 0..number("TunnelCount") {
+                registration.count_tunnel();
+            }
+            let table = PrefixTable::default();
+            let line = Line::new(&registration, &table);
+            let line = match class(text("CovertDialErr")) {
+                Some(class) => line.failed_dial(class),
+                None => line.ended(&Report {
+                    duration: Duration::from_millis(number("Duration")),
+                    up: number("BytesUp"),
+                    down: number("BytesDown"),
+                    covert_error: class(text("CovertConnErr")),
+                    client_error: class(text("ClientConnErr")),
+                }),
+            };
+            assert_eq!(line.json(), json);
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_named() {
+        let registration = Registration::new(crate::registration::Parts {
+            transport: transports::Transport::Prefix,
+            prefix_id: Some(1),
+            ..parts(1, 1)
+        });
+        let table = PrefixTable::default();
+        let json = Line::new(&registration, &table).json();
+        assert!(json.ends_with("\"Gen\":957,\"TransportOpts\":[\"GetLong\"]}"), "{json}");
+    }
+}

@@ -174,6 +174,16 @@ fn application_misc() {
         assert_eq!(header.as_bytes(), vectors::hex(&case["hex"]));
         tally.pass();
     }
+    for case in file["dnat_injection"].as_array().unwrap() {
+        let at = |ip: &str, port: &str| {
+            let ip: IpAddr = case[ip].as_str().unwrap().parse().unwrap();
+            SocketAddr::new(ip, case[port].as_u64().unwrap() as u16)
+        };
+        let (source, destination) = (at("src", "sport"), at("dst", "dport"));
+        let packet = packet::craft::udp(source, destination, b"Hello world").unwrap();
+        assert_eq!(packet, vectors::hex(&case["packet_hex"]));
+        tally.pass();
+    }
     for case in file["curve_client_keys"].as_array().unwrap() {
         let secret: [u8; 32] = vectors::hex(&case["secret_hex"]).try_into().unwrap();
         let public = keys::public_key(&secret);
@@ -201,5 +211,45 @@ fn application_misc() {
         assert_eq!(serde_json::json!(shown), *emitted);
         tally.pass();
     }
+    for line in file["stats_log_lines"].as_array().unwrap() {
+        stats_line(line.as_str().unwrap());
+        tally.pass();
+    }
     tally.finish();
+}
+
+/// The form of a line: every number is the same.
+fn form(line: &str) -> String {
+    let number = regex::Regex::new(r"[0-9]+(\.[0-9]+)?|NaN|\+Inf|inf").unwrap();
+    number.replace_all(line, "N").into_owned()
+}
+
+/// Our lines have the form of the reference's: words, order, units and decimals.
+fn stats_line(reference: &str) {
+    let stats = Stats::default();
+    let settings = LivenessSettings {
+        window: Duration::from_millis(5),
+        live_expiry: Some(Duration::from_secs(9)),
+        nonlive_expiry: Some(Duration::from_secs(9)),
+        live_capacity: 0,
+        nonlive_capacity: 0,
+    };
+    let liveness = LivenessTester::new(&settings, Silence);
+    let origin = application::geoip::Origin { country: Some(*b"ZZ"), asn: 64500 };
+    let mut progress = stats.connections.begin(false);
+    progress.go(application::stats::connections::State::Discard);
+    progress.finish(&origin);
+    for per_key in [
+        &stats.registrations.generations,
+        &stats.registrations.transports,
+        &stats.registrations.versions,
+    ] {
+        per_key.count(4);
+    }
+    let mut lines = application::stats::every_five_seconds(&stats, &Store::new(1), &liveness, 10);
+    lines.extend(application::stats::every_minute(&stats));
+    let forms: Vec<String> = lines.iter().map(|line| form(line)).collect();
+    // `[STATS] date time text`.
+    let text = reference.splitn(4, ' ').nth(3).unwrap();
+    assert!(forms.contains(&form(text)), "{text}\n{lines:#?}");
 }

@@ -6,6 +6,7 @@
 //! [`hash::SymmetricHash`]. Nothing here allocates, and no sequence of bytes makes it panic.
 #![forbid(unsafe_code)]
 
+pub mod craft;
 pub mod distribution;
 pub mod frame;
 pub mod hash;
