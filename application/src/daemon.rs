@@ -393,12 +393,12 @@ impl Daemon {
         let loaded = Application::load(&self.path)
             .map_err(|e| (self.path.clone(), format!("failed to parse app config: {e}")))
             .and_then(|loaded| {
-                Policy::build(&loaded.value, &self.phantoms).map_err(|e| {
-                    let file = match &e {
-                        PolicyError::Phantoms(_) => self.phantoms.clone(),
-                        _ => self.path.clone(),
-                    };
-                    (file, format!("failed to reload phantom subnets: {e}"))
+                Policy::build(&loaded.value, &self.phantoms).map_err(|e| match e {
+                    PolicyError::Phantoms(cause) => (
+                        self.phantoms.clone(),
+                        format!("failed to reload phantom subnets: {cause}"),
+                    ),
+                    other => (self.path.clone(), format!("failed to reload: {other}")),
                 })
             });
         match loaded {

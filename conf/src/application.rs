@@ -248,14 +248,14 @@ fn regex(text: &str) -> Result<Regex, regex::Error> {
 
 fn log_level(table: &mut Table) -> LogLevel {
     let text = table.string("log_level").unwrap_or_default();
-    match text.as_str() {
+    match text.to_ascii_lowercase().as_str() {
         "trace" => LogLevel::Trace,
         "debug" => LogLevel::Debug,
         "warn" => LogLevel::Warn,
         "error" | "" => LogLevel::Error,
         "info" => LogLevel::Info,
-        other => {
-            table.problem("log_level", format!("`{other}`"), "trace, debug, warn, error or info");
+        _ => {
+            table.problem("log_level", format!("`{text}`"), "trace, debug, warn, error or info");
             LogLevel::Error
         }
     }
