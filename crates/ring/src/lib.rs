@@ -18,6 +18,8 @@ mod consumer;
 mod error;
 mod frames;
 mod handshake;
+#[cfg(test)]
+mod hostile;
 mod map;
 mod monitor;
 mod peer;

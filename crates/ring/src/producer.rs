@@ -11,6 +11,13 @@ use crate::frames::OwnedFrames;
 use crate::queue::{QueueMap, Ring};
 use crate::status::{QueueCounters, bump};
 
+/// Publications between two signs of life under load; [`Producer::tick`] gives one without load.
+const HEARTBEAT_EVERY: u32 = 64;
+/// Frames that a consumer holds before returned ones are looked for at every publication. Looking
+/// waits for a cache line that the consumer is writing, so it should fetch many frames at once; few
+/// enough that the same frames stay in the cache.
+const DRAIN_FROM: u64 = 256;
+
 /// What the server asks of an ingest thread.
 #[derive(Debug)]
 pub(crate) enum Command {
@@ -63,6 +70,9 @@ struct Outlet {
     ring: Ring,
     prod: u64,
     rcons: u64,
+    /// The quota: `rcons` and the number of slots. Frames enqueued and not returned never exceed the
+    /// slots, so a consumer that returns nothing starves only itself.
+    limit: u64,
     /// Packets since the last flush.
     packets: u64,
 }
@@ -86,6 +96,16 @@ struct Pool {
 impl Pool {
     fn new(frames: u32) -> Self {
         Self { holders: vec![0; frames as usize], free: (0..frames).rev().collect() }
+    }
+
+    /// Gives `frame` to the queues of the mask; it is free again when there is none.
+    #[inline]
+    fn hand_out(&mut self, frame: u32, holders: u64) {
+        if holders == 0 {
+            self.free.push(frame);
+        } else if let Some(entry) = self.holders.get_mut(frame as usize) {
+            *entry = holders;
+        }
     }
 
     /// Takes the frame back from `queue`; false when that queue does not hold it.
@@ -130,6 +150,7 @@ pub struct Producer {
     outlets: Vec<Option<Outlet>>,
     attached: u64,
     dirty: u64,
+    publications: u32,
     counters: Arc<[QueueCounters]>,
     commands: Receiver<Command>,
     pending: Arc<AtomicBool>,
@@ -164,6 +185,7 @@ impl Producer {
             outlets: counters.iter().map(|_| None).collect(),
             attached: 0,
             dirty: 0,
+            publications: 0,
             counters,
             commands,
             pending,
@@ -198,13 +220,17 @@ impl Producer {
         fill: impl FnOnce(&mut [u8]),
     ) -> SendOutcome {
         assert!(len <= self.room, "packet of {len} bytes in one frame");
-        let targets = self.with_consumer(targets);
-        if targets.ready == 0 {
-            return targets.outcome(0);
+        let ready = targets & self.attached;
+        let mut outcome = SendOutcome::default();
+        if ready != targets {
+            outcome.dropped = self.count_no_consumer(targets & !ready);
+        }
+        if ready == 0 {
+            return outcome;
         }
         let Some(frame) = self.take_frame() else {
-            self.count_no_frame(targets.ready);
-            return targets.outcome(0);
+            outcome.dropped += self.count_no_frame(ready);
+            return outcome;
         };
         let address = self.address(frame);
         // SAFETY: the frame was free: nobody refers to its bytes, and it becomes visible to a
@@ -217,22 +243,27 @@ impl Producer {
             flags: meta.descriptor_flags(),
             interface: meta.interface,
         };
-        let mut delivered = 0;
-        for queue in bits(targets.ready) {
-            delivered += u32::from(self.enqueue(queue, &[frame], &[descriptor]));
+        let mut holders = 0;
+        for queue in bits(ready) {
+            if self.enqueue(queue, &[descriptor]) {
+                holders |= 1 << queue;
+                outcome.delivered += 1;
+            } else {
+                outcome.dropped += 1;
+            }
         }
-        if delivered == 0 {
-            self.pool.free.push(frame);
-        }
-        targets.outcome(delivered)
+        self.pool.hand_out(frame, holders);
+        outcome
     }
 
     /// Sends a packet that needs several frames.
     #[cold]
     fn send_chain(&mut self, packet: &[u8], meta: &Meta, targets: u64) -> SendOutcome {
-        let targets = self.with_consumer(targets);
-        if targets.ready == 0 {
-            return targets.outcome(0);
+        let ready = targets & self.attached;
+        let mut outcome =
+            SendOutcome { delivered: 0, dropped: self.count_no_consumer(targets & !ready) };
+        if ready == 0 {
+            return outcome;
         }
         let needed = packet.len().div_ceil(self.room);
         let mut frames = Vec::with_capacity(needed.min(MAX_FRAGMENTS));
@@ -244,8 +275,8 @@ impl Producer {
         }
         if frames.len() < needed {
             self.pool.free.append(&mut frames);
-            self.count_no_frame(targets.ready);
-            return targets.outcome(0);
+            outcome.dropped += self.count_no_frame(ready);
+            return outcome;
         }
         let mut descriptors = Vec::with_capacity(needed);
         for ((start, len), &frame) in chain::pieces(packet.len(), self.room).zip(&frames) {
@@ -261,14 +292,19 @@ impl Producer {
                 interface: meta.interface,
             });
         }
-        let mut delivered = 0;
-        for queue in bits(targets.ready) {
-            delivered += u32::from(self.enqueue(queue, &frames, &descriptors));
+        let mut holders = 0;
+        for queue in bits(ready) {
+            if self.enqueue(queue, &descriptors) {
+                holders |= 1 << queue;
+                outcome.delivered += 1;
+            } else {
+                outcome.dropped += 1;
+            }
         }
-        if delivered == 0 {
-            self.pool.free.append(&mut frames);
+        for frame in frames {
+            self.pool.hand_out(frame, holders);
         }
-        targets.outcome(delivered)
+        outcome
     }
 
     /// Makes everything sent visible, wakes sleeping consumers and takes returned frames back.
@@ -283,15 +319,16 @@ impl Producer {
     }
 
     fn publish(&mut self) {
-        let now = coarse_now();
         let dirty = std::mem::take(&mut self.dirty);
+        self.publications = self.publications.wrapping_add(1);
+        if self.publications.is_multiple_of(HEARTBEAT_EVERY) {
+            self.beat();
+        }
         for queue in bits(dirty) {
             let Some(outlet) = &mut self.outlets[queue] else {
                 continue;
             };
-            let ring = &outlet.ring;
-            ring.word(ring::HEARTBEAT).store(now, Ordering::Relaxed);
-            ring.word(ring::PROD).store(outlet.prod, Ordering::Release);
+            outlet.ring.word(ring::PROD).store(outlet.prod, Ordering::Release);
             let counters = &self.counters[queue];
             counters.outstanding.store(outlet.outstanding(), Ordering::Relaxed);
             bump(&counters.enqueued, std::mem::take(&mut outlet.packets));
@@ -301,43 +338,49 @@ impl Producer {
         for queue in bits(dirty) {
             if let Some(outlet) = &self.outlets[queue] {
                 outlet.ring.queue().wake();
+                if outlet.outstanding() >= DRAIN_FROM {
+                    self.drain(queue);
+                }
             }
-            self.drain(queue);
         }
     }
 
-    /// Does what must be done regularly when no packets come: call it at least every 100 ms.
-    pub fn tick(&mut self) {
-        self.flush();
+    /// Writes the sign of life of this thread into every ring.
+    #[cold]
+    fn beat(&self) {
         let now = coarse_now();
         for queue in bits(self.attached) {
-            self.drain(queue);
             if let Some(outlet) = &self.outlets[queue] {
                 outlet.ring.word(ring::HEARTBEAT).store(now, Ordering::Relaxed);
             }
         }
     }
 
-    /// Splits targets into those with a consumer and the rest, which are counted.
-    #[inline]
-    fn with_consumer(&mut self, targets: u64) -> Targets {
-        let ready = targets & self.attached;
-        let missing = targets & !self.attached;
-        if missing != 0 {
-            for queue in bits(missing) {
-                if let Some(counters) = self.counters.get(queue) {
-                    bump(&counters.no_consumer, 1);
-                }
+    /// Does what must be done regularly when no packets come: call it at least every 100 ms.
+    pub fn tick(&mut self) {
+        self.flush();
+        for queue in bits(self.attached) {
+            self.drain(queue);
+        }
+        self.beat();
+    }
+
+    /// Counts a packet for queues that nobody consumes; how many they are.
+    fn count_no_consumer(&self, queues: u64) -> u32 {
+        for queue in bits(queues) {
+            if let Some(counters) = self.counters.get(queue) {
+                bump(&counters.no_consumer, 1);
             }
         }
-        Targets { ready, all: targets.count_ones() }
+        queues.count_ones()
     }
 
     #[cold]
-    fn count_no_frame(&self, queues: u64) {
+    fn count_no_frame(&self, queues: u64) -> u32 {
         for queue in bits(queues) {
             bump(&self.counters[queue].no_frame, 1);
         }
+        queues.count_ones()
     }
 
     #[inline]
@@ -370,33 +413,37 @@ impl Producer {
 
     /// Puts one packet into one queue, wholly or not at all.
     #[inline]
-    fn enqueue(&mut self, queue: usize, frames: &[u32], descriptors: &[Descriptor]) -> bool {
+    fn enqueue(&mut self, queue: usize, descriptors: &[Descriptor]) -> bool {
         let needed = descriptors.len() as u64;
-        if !self.has_space(queue, needed) {
-            self.drain(queue);
-            if !self.has_space(queue, needed) {
-                self.count_full(queue);
+        loop {
+            let Some(outlet) = &mut self.outlets[queue] else {
+                return false;
+            };
+            if outlet.prod + needed <= outlet.limit {
+                for &descriptor in descriptors {
+                    outlet.ring.put(outlet.prod, descriptor);
+                    outlet.prod += 1;
+                }
+                outlet.packets += 1;
+                self.dirty |= 1 << queue;
+                return true;
+            }
+            if !self.make_space(queue, needed) {
                 return false;
             }
         }
-        let Some(outlet) = &mut self.outlets[queue] else {
-            return false;
-        };
-        for (&frame, &descriptor) in frames.iter().zip(descriptors) {
-            self.pool.holders[frame as usize] |= 1 << queue;
-            outlet.ring.put(outlet.prod, descriptor);
-            outlet.prod += 1;
-        }
-        outlet.packets += 1;
-        self.dirty |= 1 << queue;
-        true
     }
 
-    /// The quota: frames enqueued and not returned never exceed the number of slots, so a consumer
-    /// that returns nothing starves only itself.
-    #[inline]
-    fn has_space(&self, queue: usize, needed: u64) -> bool {
-        self.outlets[queue].as_ref().is_some_and(|o| o.outstanding() + needed <= o.ring.slots())
+    /// Takes returned frames back until `needed` descriptors fit, or counts the packet as dropped.
+    #[cold]
+    fn make_space(&mut self, queue: usize, needed: u64) -> bool {
+        self.drain(queue);
+        let fits =
+            self.outlets[queue].as_ref().is_some_and(|outlet| outlet.prod + needed <= outlet.limit);
+        if !fits {
+            self.count_full(queue);
+        }
+        fits
     }
 
     #[cold]
@@ -440,6 +487,7 @@ impl Producer {
             }
         }
         outlet.rcons = returned;
+        outlet.limit = returned + outlet.ring.slots();
         outlet.ring.word(ring::RCONS).store(returned, Ordering::Relaxed);
         let counters = &self.counters[queue];
         counters.outstanding.store(outlet.outstanding(), Ordering::Relaxed);
@@ -465,16 +513,21 @@ impl Producer {
                 Command::Detach(queue) => self.detach(queue),
                 Command::Attach(queue, map) => {
                     self.detach(queue);
-                    self.outlets[queue] = Some(Outlet {
-                        ring: Ring::new(map, self.index),
-                        prod: 0,
-                        rcons: 0,
-                        packets: 0,
-                    });
+                    let ring = Ring::new(map, self.index);
+                    let limit = ring.slots();
+                    self.outlets[queue] =
+                        Some(Outlet { ring, prod: 0, rcons: 0, limit, packets: 0 });
                     self.attached |= 1 << queue;
                 }
             }
         }
+    }
+
+    /// True when no queue holds a frame.
+    #[cfg(test)]
+    pub(crate) fn all_free(&self) -> bool {
+        let distinct: std::collections::BTreeSet<_> = self.pool.free.iter().collect();
+        distinct.len() == self.pool.holders.len() && distinct.len() == self.pool.free.len()
     }
 
     fn detach(&mut self, queue: usize) {
@@ -484,21 +537,6 @@ impl Producer {
         }
         self.attached &= !(1 << queue);
         self.dirty &= !(1 << queue);
-    }
-}
-
-/// The targets of a packet.
-struct Targets {
-    /// Those with a consumer.
-    ready: u64,
-    /// Number of all.
-    all: u32,
-}
-
-impl Targets {
-    #[inline]
-    const fn outcome(&self, delivered: u32) -> SendOutcome {
-        SendOutcome { delivered, dropped: self.all - delivered }
     }
 }
 

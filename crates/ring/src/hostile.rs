@@ -1,0 +1,177 @@
+//! A consumer that writes whatever it likes into the memory it shares with the balancer.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use crate::abi::{FrameFlags, ring};
+use crate::consumer::connect_as;
+use crate::handshake::{Answer, Role};
+use crate::queue::{QueueMap, Ring};
+use crate::{Consumer, ConsumerOptions, Event, Meta, Producer, Server, ServerOptions};
+use std::sync::atomic::Ordering;
+
+const SLOTS: u32 = 64;
+
+struct Balancer {
+    _dir: tempfile::TempDir,
+    server: Server,
+    producer: Producer,
+}
+
+/// The attacker's end: the connection keeps the queue, the ring is all that it can write.
+struct Attacker {
+    _socket: std::os::fd::OwnedFd,
+    ring: Ring,
+}
+
+fn balancer() -> Balancer {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = ServerOptions::new(dir.path().to_owned(), 98, vec![2]);
+    options.slots = SLOTS;
+    options.working_set = 64;
+    let (server, mut producers) = Server::bind(options, [3; 16]).unwrap();
+    Balancer { _dir: dir, server, producer: producers.remove(0) }
+}
+
+impl Balancer {
+    /// Serves until `client` has what it wants.
+    fn until<T: Send + 'static>(&mut self, client: impl FnOnce() -> T + Send + 'static) -> T {
+        let client = std::thread::spawn(client);
+        while !client.is_finished() {
+            self.poll();
+        }
+        self.producer.tick();
+        client.join().unwrap()
+    }
+
+    fn poll(&mut self) -> Vec<Event> {
+        self.server.poll(Duration::from_millis(2), &mut |_| String::new())
+    }
+
+    fn attacker(&mut self) -> Attacker {
+        let path = self.server.path().to_owned();
+        let (socket, answer, fds) = self
+            .until(move || connect_as(&path, Role::Consumer, 0, Duration::from_secs(5)))
+            .unwrap();
+        let Answer::Welcome { producers, slots, .. } = answer else { panic!("{answer:?}") };
+        let queue = QueueMap::open(&fds[1], producers, slots).unwrap();
+        Attacker { _socket: socket, ring: Ring::new(queue, 0) }
+    }
+
+    fn victim(&mut self) -> Consumer {
+        let dir = self.server.path().parent().unwrap().to_owned();
+        self.until(move || Consumer::connect(ConsumerOptions::new(dir, 98, 1))).unwrap()
+    }
+}
+
+/// What the attacker writes.
+#[derive(Debug, Clone)]
+enum Lie {
+    /// A control word of the ring.
+    Word(usize, u64),
+    /// A return entry, and one more of them.
+    Return(u64),
+    /// A descriptor, as if it were the producer.
+    Descriptor(u64, u64, u32),
+}
+
+fn lies() -> impl Strategy<Value = Lie> {
+    let number = prop_oneof![
+        any::<u64>(),
+        0u64..300,
+        Just(u64::MAX),
+        (0u64..200).prop_map(|frame| frame * 2048)
+    ];
+    let word = prop_oneof![
+        Just(ring::PROD),
+        Just(ring::CONS),
+        Just(ring::RPROD),
+        Just(ring::RCONS),
+        Just(ring::DROPPED),
+        Just(ring::DROPPED_QUOTA),
+        Just(ring::PROCESSED)
+    ];
+    prop_oneof![
+        (word, number.clone()).prop_map(|(word, value)| Lie::Word(word, value)),
+        number.clone().prop_map(Lie::Return),
+        (any::<u64>(), number, any::<u32>()).prop_map(|(i, a, l)| Lie::Descriptor(i, a, l)),
+    ]
+}
+
+fn tell(ring: &Ring, lie: &Lie) {
+    match *lie {
+        Lie::Word(offset, value) => ring.word(offset).store(value, Ordering::SeqCst),
+        Lie::Return(address) => {
+            let at = ring.word(ring::RPROD).load(Ordering::SeqCst);
+            ring.return_entry(at).store(address, Ordering::SeqCst);
+            ring.word(ring::RPROD).store(at.wrapping_add(1), Ordering::SeqCst);
+        }
+        Lie::Descriptor(index, address, len) => ring.put(
+            index,
+            crate::abi::Descriptor {
+                address,
+                len,
+                flags: FrameFlags::MORE_FRAGMENTS,
+                interface: 0,
+            },
+        ),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    /// Whatever one consumer writes, the balancer goes on and the other consumer gets everything.
+    #[test]
+    fn lies_harm_only_the_liar(lies in proptest::collection::vec(lies(), 1..40)) {
+        let mut balancer = balancer();
+        let mut victim = balancer.victim();
+        let mut attacker = balancer.attacker();
+        for (number, lie) in (0u64..).zip(&lies) {
+            for copy in 0..3 {
+                let packet = (number * 3 + copy).to_le_bytes();
+                balancer.producer.send(&packet, &Meta::default(), 0b11);
+            }
+            balancer.producer.flush();
+            tell(&attacker.ring, lie);
+            let burst = victim.receive(Duration::from_secs(5));
+            let got: Vec<u64> = burst
+                .iter()
+                .map(|frame| u64::from_le_bytes(frame.data.try_into().unwrap()))
+                .collect();
+            prop_assert_eq!(got, (number * 3..number * 3 + 3).collect::<Vec<_>>());
+            balancer.producer.tick();
+            for event in balancer.poll() {
+                if matches!(event, Event::Detached { queue: 0, corrupt: true, .. }) {
+                    attacker = balancer.attacker();
+                }
+            }
+        }
+        drop(attacker);
+        victim.release();
+        while balancer.server.queues()[0].consumer.is_some() {
+            balancer.poll();
+        }
+        balancer.producer.tick();
+        for queue in balancer.server.queues() {
+            prop_assert_eq!(queue.outstanding, 0);
+            prop_assert!(queue.processed <= queue.enqueued);
+        }
+        prop_assert_eq!(victim.statistics().dropped, 0);
+        prop_assert!(balancer.producer.all_free(), "a frame leaked");
+    }
+}
+
+#[test]
+fn returning_what_one_does_not_hold_ends_the_connection() {
+    let mut balancer = balancer();
+    let attacker = balancer.attacker();
+    balancer.producer.send(b"packet", &Meta::default(), 1);
+    balancer.producer.flush();
+    tell(&attacker.ring, &Lie::Return(5 * 2048));
+    balancer.producer.tick();
+    let events = balancer.poll();
+    assert!(matches!(events[..], [Event::Detached { queue: 0, corrupt: true, .. }]), "{events:?}");
+    assert_eq!(balancer.server.queues()[0].bad_returns, 1);
+}
