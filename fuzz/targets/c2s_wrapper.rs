@@ -18,7 +18,9 @@ static STATION: LazyLock<(Served, Policy)> = LazyLock::new(|| {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let phantoms = dir.path().join("phantoms.toml");
     std::fs::write(&phantoms, PHANTOMS).expect("a file in it");
-    let settings = conf::Application::parse("", "fuzz".as_ref()).expect("defaults").value;
+    let settings = conf::Application::parse("socket_name = \"zmq\"\n", "fuzz".as_ref())
+        .expect("defaults")
+        .value;
     let policy = Policy::build(&settings, &phantoms).expect("a policy").0;
     let served = Served {
         v4: true,

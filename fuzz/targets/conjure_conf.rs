@@ -1,4 +1,7 @@
 //! `conjure.conf` and its override file, and the command lines that are built from them.
+//!
+//! What the reader does not understand it asks bash about. Random text must never get there, so
+//! the search path leads nowhere.
 #![no_main]
 
 use std::collections::BTreeMap;
@@ -11,6 +14,8 @@ static DIR: LazyLock<tempfile::TempDir> =
     LazyLock::new(|| tempfile::tempdir().expect("a temporary folder"));
 
 fuzz_target!(|bytes: &[u8]| {
+    let nowhere = DIR.path().join("nowhere");
+    let path = ("PATH".to_owned(), nowhere.display().to_string());
     let (default, local) = bytes.split_at(bytes.len() * 2 / 3);
     let file = |name: &str, content: &[u8]| {
         let path = DIR.path().join(name);
@@ -20,7 +25,7 @@ fuzz_target!(|bytes: &[u8]| {
     let sources = Sources {
         default_file: file("conjure.conf", default),
         local_file: file("local.conf", local),
-        environment: BTreeMap::new(),
+        environment: BTreeMap::from([path]),
         precedence: Precedence::Environment,
     };
     match Station::load(&sources) {

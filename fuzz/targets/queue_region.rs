@@ -76,7 +76,7 @@ impl Bench {
         let consumer = client.join().expect("no panic");
         self.consumer = Some(consumer.expect("the queue is free again"));
         self.producer.tick();
-        self.region = region();
+        self.region = Some(region().expect("a region is mapped"));
     }
 
     fn scribble(&mut self, at: usize, value: u64) {
