@@ -55,6 +55,9 @@ fn counts(value: &Value) -> Vec<u64> {
     value.as_array().unwrap().iter().map(|v| v.as_u64().unwrap()).collect()
 }
 
+/// The kind of traffic whose addresses are known, so that every count must be equal.
+const MIRRORED: &str = "mirrored low bits";
+
 /// The file names each kind of traffic without listing its addresses: rebuild traffic of that kind
 /// and compare the shapes. The sum's shape is exact where the kind fixes the sum's low bits, and
 /// the symmetric hash must be as even as the vector's own numbers are.
@@ -76,6 +79,9 @@ fn spread(hash: &SymmetricHash, row: &Value) {
     } else {
         assert!(even(&sums) && even(&want_sums), "{row}");
     }
+    if row["traffic"] == MIRRORED {
+        assert_eq!(symmetric, want_symmetric, "{row}");
+    }
     assert!(even(&symmetric), "{row}: {symmetric:?}");
     assert!(even(&want_symmetric), "{row}");
 }
@@ -91,7 +97,7 @@ fn traffic(kind: &str) -> Vec<(u32, u32)> {
     const PHANTOMS: u32 = 0xc07a_be00;
     match kind {
         "correlated low bits" => (0..1024).map(|i| (CLIENTS + i, PHANTOMS + i)).collect(),
-        "mirrored low bits" => (0..1024).map(|i| (CLIENTS + i, PHANTOMS + 1023 - i)).collect(),
+        MIRRORED => (0..1024).map(|i| (CLIENTS + i, PHANTOMS + (255 - (i & 255)))).collect(),
         "random clients, one /24 of phantoms" => {
             let mut state = 0x2545_f491_4f6c_dd1d_u64;
             let mut draw = move || {
