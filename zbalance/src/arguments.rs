@@ -11,7 +11,7 @@ use packet::distribution::Mode;
 #[derive(Debug, Clone, Parser)]
 #[command(name = "zbalance", version)]
 pub struct Arguments {
-    /// Sources, separated by commas: INTERFACE, afp:INTERFACE or pcap:FILE.
+    /// Sources, separated by commas: INTERFACE, afp:INTERFACE or pcap:FILE; zc: before one is ignored.
     #[arg(short = 'i', long, value_name = "SOURCE,…", required = true, value_delimiter = ',')]
     pub interfaces: Vec<String>,
     /// Cluster: the label that consumers ask for.

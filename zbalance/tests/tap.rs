@@ -170,7 +170,7 @@ fn counts_are_right(dir: &Path) {
 /// A consumer that is killed costs nobody else a packet, and its queue is free at once.
 fn a_consumer_is_killed(dir: &Path) {
     let sender = Sender::new(1);
-    let mut balancer = Process::balancer(dir, "-i tap0 -c 98 -n 1,1 -m 1 -g -1");
+    let mut balancer = Process::balancer(dir, "-i zc:tap0 -c 98 -n 1,1 -m 1 -g -1");
     balancer.says("zbalance: ready");
     let mut steady = consumer_of(dir, 0);
     attach(&mut steady);

@@ -35,8 +35,10 @@ impl FromStr for Name {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        // `zc:afp:X` is what a start script of PF_RING makes of `afp:X`.
-        let text = text.strip_prefix("zc:afp:").or(text.strip_prefix("afp:")).unwrap_or(text);
+        // The reference's start script puts `zc:` before every element of CJ_IFACE; without PF_RING
+        // it means the same as nothing (`spec/ingest.md` 8.2).
+        let text = text.strip_prefix("zc:").unwrap_or(text);
+        let text = text.strip_prefix("afp:").unwrap_or(text);
         if text.is_empty() {
             return Err(NameError::Empty);
         }
@@ -50,7 +52,7 @@ impl FromStr for Name {
                 Ok(Self::File(path.into()))
             };
         }
-        for backend in ["zc:", "xdp:", "vde:"] {
+        for backend in ["xdp:", "vde:"] {
             if text.starts_with(backend) {
                 return Err(NameError::Backend(text.to_owned()));
             }
@@ -76,7 +78,8 @@ mod tests {
         assert_eq!("".parse::<Name>(), Err(NameError::Empty));
         assert_eq!("pcap:".parse::<Name>(), Err(NameError::Empty));
         assert!(matches!("-c".parse::<Name>(), Err(NameError::Option(_))));
-        assert!(matches!("zc:eth0".parse::<Name>(), Err(NameError::Backend(_))));
+        assert_eq!("zc:eth0".parse(), interface("eth0"));
+        assert!(matches!("xdp:eth0".parse::<Name>(), Err(NameError::Backend(_))));
         assert!(matches!("a-name-of-16-byte".parse::<Name>(), Err(NameError::Interface(_))));
     }
 }
