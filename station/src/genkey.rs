@@ -58,6 +58,7 @@ fn generate(arguments: &Arguments) -> Result<(), String> {
     println!("Generating client public key...");
     println!("Writing key files...");
     let failed = |e: io::Error| format!("{}: {e}", dir.display());
+    std::fs::create_dir_all(dir).map_err(failed)?;
     replace(&public, pair.public_file(), 0o644).map_err(failed)?;
     replace(&private, &*pair.private_file(), 0o600).map_err(failed)?;
     println!("Wrote files pubkey and privkey");
