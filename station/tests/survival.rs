@@ -156,11 +156,9 @@ fn kill(dir: &Path, daemon: &str, packets: &Mutex<Vec<u64>>) -> Duration {
     let begin = now() - 200_000_000;
     assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
     let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(10) {
+    while pid_of(&socket).is_none_or(|fresh| fresh == pid) {
+        assert!(start.elapsed() < Duration::from_secs(10), "{daemon} does not come back");
         std::thread::sleep(Duration::from_millis(50));
-        if pid_of(&socket).is_some_and(|fresh| fresh != pid) {
-            break;
-        }
     }
     std::thread::sleep(Duration::from_secs(2));
     let end = now();
