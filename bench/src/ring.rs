@@ -14,14 +14,13 @@ pub(crate) const CONSUMER: &str = "--ring-consumer";
 
 /// Packets between two publications of the producer's index.
 const BURST: usize = 32;
-/// Descriptors of a ring; a round sends half as many packets, so nothing is ever dropped.
+/// Descriptors of a ring.
 const SLOTS: usize = 8192;
-const ROUND: usize = SLOTS / 2;
-/// Rounds of one measurement.
-const ROUNDS: usize = 16;
-/// Sleep while the other side empties the ring between two rounds.
-const PAUSE: Duration = Duration::from_micros(500);
-/// A consumer does not fall asleep within a round, but does between repetitions.
+/// Packets after which the producer looks whether its consumer follows.
+const STRETCH: usize = 1024;
+/// Stretches of one measurement.
+const STRETCHES: usize = 512;
+/// A consumer does not fall asleep within a measurement, but does between repetitions.
 const SPIN: Duration = Duration::from_micros(200);
 const CLUSTER: u32 = 4242;
 const PACKET: usize = 60;
@@ -41,8 +40,11 @@ pub(crate) fn consume(dir: PathBuf) {
     let mut options = ConsumerOptions::new(dir, CLUSTER, 0);
     options.spin = SPIN;
     let mut consumer = Consumer::detached(options);
-    while rustix::process::getppid() == parent {
+    loop {
         let burst = consumer.receive(Duration::from_millis(100));
+        if burst.is_empty() && rustix::process::getppid() != parent {
+            break;
+        }
         black_box(burst.iter().map(|frame| frame.data.len()).sum::<usize>());
     }
 }
@@ -51,37 +53,38 @@ pub(crate) fn consume(dir: PathBuf) {
 trait Sending {
     /// Sends a burst and publishes it.
     fn burst(&mut self);
-    /// Whether there is a consumer that has given everything back.
-    fn is_idle(&mut self) -> bool;
+    /// Packets that the consumer has not given back; `None` without a consumer.
+    fn outstanding(&mut self) -> Option<u64>;
 }
 
-/// Sends rounds of packets to a consumer that is awake, as it is under load, and waits for the consumer between them, outside of the measurement.
-fn rounds(mut sending: impl Sending + 'static) -> Side {
+/// Streams packets to the consumer until it has given back the last. Both sides are at work all the
+/// time, each on a CPU of its own, so the time per packet is what one packet costs one side.
+fn stream(mut sending: impl Sending + 'static) -> Side {
     Box::new(move || {
-        // While the other side of the row ran, this one gave no sign of life: its consumer may
-        // have to attach again, and may notice that late.
-        for _ in 0..2 {
-            std::thread::sleep(PAUSE);
-            wait_until_idle(&mut sending);
-        }
-        let mut spent = Duration::ZERO;
-        for _ in 0..ROUNDS {
-            sending.burst();
-            while !sending.is_idle() {
-                spin_loop();
+        // While the other side of the row ran, this one gave no sign of life: its consumer sleeps
+        // and may even have to attach again.
+        loop {
+            std::thread::sleep(SPIN);
+            if sending.outstanding().is_some() {
+                sending.burst();
+                wait(&mut sending, 0);
+                break;
             }
-            let start = Instant::now();
-            (0..ROUND / BURST).for_each(|_| sending.burst());
-            spent += start.elapsed();
-            wait_until_idle(&mut sending);
         }
-        spent.as_nanos() as f64 / (ROUND * ROUNDS) as f64
+        let start = Instant::now();
+        for _ in 0..STRETCHES {
+            (0..STRETCH / BURST).for_each(|_| sending.burst());
+            wait(&mut sending, SLOTS - STRETCH);
+        }
+        wait(&mut sending, 0);
+        start.elapsed().as_nanos() as f64 / (STRETCH * STRETCHES) as f64
     })
 }
 
-fn wait_until_idle(sending: &mut impl Sending) {
-    while !sending.is_idle() {
-        std::thread::sleep(PAUSE);
+/// Waits until at most `most` packets are outstanding.
+fn wait(sending: &mut impl Sending, most: usize) {
+    while sending.outstanding().is_some_and(|n| n > most as u64) {
+        spin_loop();
     }
 }
 
@@ -111,7 +114,7 @@ fn queue() -> Side {
         Server::bind(options, [7; 16]).expect("a socket in the temporary folder");
     let consumer = start_consumer(dir.path()).expect("this program starts again");
     let producer = producers.remove(0);
-    rounds(Queue { producer, server, _consumer: consumer, _dir: dir })
+    stream(Queue { producer, server, _consumer: consumer, _dir: dir })
 }
 
 /// Both ends of a queue that belong to the balancer.
@@ -125,22 +128,23 @@ struct Queue {
 impl Sending for Queue {
     fn burst(&mut self) {
         let meta = Meta::default();
-        let mut dropped = 0;
+        let mut delivered = 0;
         for _ in 0..BURST {
-            let write = |frame: &mut [u8]| {
-                black_box(frame);
-            };
-            dropped += self.producer.send_with(PACKET, &meta, 1, write).dropped;
+            // The packet is in its frame already, as after a receiver that writes in place.
+            let write = |_: &mut [u8]| ();
+            delivered += self.producer.send_with(PACKET, &meta, 1, write).delivered;
         }
         self.producer.flush();
-        assert_eq!(dropped, 0, "a round fits into the ring");
+        assert!(delivered == BURST as u32, "a stretch fits into the ring");
     }
 
-    fn is_idle(&mut self) -> bool {
-        self.server.poll(Duration::ZERO, &mut |_| "{}".to_owned());
+    fn outstanding(&mut self) -> Option<u64> {
         self.producer.tick();
-        let queue = &self.server.queues()[0];
-        queue.consumer.is_some() && queue.outstanding == 0
+        let outstanding = self.producer.outstanding(0);
+        if outstanding.is_none() {
+            self.server.poll(Duration::ZERO, &mut |_| "{}".to_owned());
+        }
+        outstanding
     }
 }
 
@@ -177,23 +181,28 @@ fn bare() -> Side {
     std::thread::spawn(move || {
         take_first_cpu();
         let mut at = 0;
+        let mut last = Instant::now();
         while !consumer.stop.load(Ordering::Relaxed) {
             let produced = consumer.produced.0.load(Ordering::Acquire);
             if produced == at {
                 spin_loop();
-                // The other row has the CPU as well.
-                std::thread::yield_now();
+                if last.elapsed() > SPIN {
+                    // The other side of the row has this CPU now.
+                    std::thread::sleep(SPIN);
+                }
                 continue;
             }
-            for i in at..produced {
+            let upto = produced.min(at + 2 * BURST as u64);
+            for i in at..upto {
                 let [address, len] = &consumer.entries[i as usize % SLOTS];
                 black_box(address.load(Ordering::Relaxed) + len.load(Ordering::Relaxed));
             }
-            at = produced;
+            at = upto;
             consumer.consumed.0.store(at, Ordering::Release);
+            last = Instant::now();
         }
     });
-    rounds(BareSide { ring: Stopping(ring), at: 0 })
+    stream(BareSide { ring: Stopping(ring), at: 0 })
 }
 
 /// The producer of a bare ring.
@@ -211,17 +220,15 @@ impl Sending for BareSide {
             len.store(PACKET as u64, Ordering::Relaxed);
         }
         self.at += BURST as u64;
-        let used = self.at - ring.consumed.0.load(Ordering::Acquire);
-        assert!(used <= SLOTS as u64, "a round fits into the ring");
         ring.produced.0.store(self.at, Ordering::Release);
     }
 
-    fn is_idle(&mut self) -> bool {
-        self.ring.0.consumed.0.load(Ordering::Acquire) == self.at
+    fn outstanding(&mut self) -> Option<u64> {
+        Some(self.at - self.ring.0.consumed.0.load(Ordering::Acquire))
     }
 }
 
-/// One packet, on the producer's side, in bursts of 32.
+/// One packet, one side, in bursts of 32, while both sides are at work.
 pub(crate) fn handover() -> Row {
     Row {
         unit: "ns",

@@ -110,6 +110,9 @@ struct Inlet {
     ring: Ring,
     cons: u64,
     rprod: u64,
+    /// What the producer was last seen to have published. Looking again takes the cache line from
+    /// the producer, so it is done only when all of that is consumed.
+    published: u64,
 }
 
 /// The burst that the caller looks at.
@@ -118,9 +121,12 @@ struct Held {
     /// Ring that it came from.
     ring: usize,
     descriptors: [Descriptor; BURST],
+    /// Descriptors that the burst uses.
     count: usize,
-    packets: [Packet; BURST],
     packet_count: usize,
+    /// Every packet is the descriptor of the same number; otherwise `packets` tells.
+    plain: bool,
+    packets: [Packet; BURST],
     /// Packets that were chained, put together.
     scratch: Vec<u8>,
 }
@@ -271,7 +277,7 @@ impl Attachment {
         let frames = Frames::open(&frames, queue.header())?
             .ok_or(AttachError::Protocol("a frames region that can shrink"))?;
         let rings = (0..producers)
-            .map(|p| Inlet { ring: Ring::new(queue.clone(), p), cons: 0, rprod: 0 })
+            .map(|p| Inlet { ring: Ring::new(queue.clone(), p), cons: 0, rprod: 0, published: 0 })
             .collect();
         queue.consumer_heartbeat().store(coarse_now(), Ordering::Relaxed);
         Ok(Self {
@@ -285,8 +291,9 @@ impl Attachment {
                 ring: 0,
                 descriptors: [Descriptor::default(); BURST],
                 count: 0,
-                packets: [Packet::default(); BURST],
                 packet_count: 0,
+                plain: true,
+                packets: [Packet::default(); BURST],
                 scratch: Vec::new(),
             },
             packets: 0,
@@ -315,7 +322,7 @@ impl Attachment {
         let start = Instant::now();
         let spin = spin.min(timeout);
         while start.elapsed() < spin {
-            for _ in 0..32 {
+            for _ in 0..4 {
                 std::hint::spin_loop();
             }
             if let Some(outcome) = self.take() {
@@ -382,9 +389,11 @@ impl Attachment {
         for _ in 0..self.rings.len() {
             let index = self.turn;
             self.turn = if index + 1 == self.rings.len() { 0 } else { index + 1 };
-            let inlet = &self.rings[index];
-            let published = inlet.ring.word(ring::PROD).load(Ordering::Acquire);
-            let ready = published.wrapping_sub(inlet.cons);
+            let inlet = &mut self.rings[index];
+            if inlet.published == inlet.cons {
+                inlet.published = inlet.ring.word(ring::PROD).load(Ordering::Acquire);
+            }
+            let ready = inlet.published.wrapping_sub(inlet.cons);
             if ready == 0 {
                 continue;
             }
@@ -396,59 +405,60 @@ impl Attachment {
         None
     }
 
+    #[inline]
     fn take_from(&mut self, index: usize, ready: usize) -> Outcome {
         let inlet = &mut self.rings[index];
         let held = &mut self.burst;
         held.ring = index;
-        for i in 0..ready {
+        let frame_mask = !(u64::from(self.queue.header().frame_size) - 1);
+        let (mut flags, mut sound) = (0, true);
+        for (i, held) in held.descriptors[..ready].iter_mut().enumerate() {
             let descriptor = inlet.ring.take(inlet.cons + i as u64);
             self.frames.prefetch(descriptor.address);
-            held.descriptors[i] = descriptor;
+            flags |= descriptor.flags;
+            sound &= self.frames.holds(&descriptor);
+            // Seen by the balancer when `release` publishes the index.
+            let entry = inlet.ring.return_entry(inlet.rprod + i as u64);
+            entry.store(descriptor.address & frame_mask, Ordering::Relaxed);
+            *held = descriptor;
         }
-        let (count, bad) = held.arrange(ready, &self.frames);
-        if count == 0 {
-            // A chain without end: a faulty balancer.
-            return Outcome::Gone;
-        }
-        held.count = count;
-        inlet.cons += count as u64;
-        let ring = &inlet.ring;
-        ring.word(ring::CONS).store(inlet.cons, Ordering::Release);
-        bump(ring.word(ring::PROCESSED), held.packet_count as u64);
-        if bad != 0 {
-            bump(ring.word(ring::ERRORS), bad);
+        held.plain = sound && flags & FrameFlags::MORE_FRAGMENTS == 0;
+        (held.count, held.packet_count) = (ready, ready);
+        if !held.plain {
+            let bad = held.arrange(ready, &self.frames);
+            if held.count == 0 {
+                // A chain without end: a faulty balancer.
+                return Outcome::Gone;
+            }
+            bump(inlet.ring.word(ring::ERRORS), bad);
             self.errors += bad;
         }
-        self.packets += held.packet_count as u64;
+        inlet.cons += held.count as u64;
+        let packets = held.packet_count as u64;
+        inlet.ring.word(ring::CONS).store(inlet.cons, Ordering::Release);
+        bump(inlet.ring.word(ring::PROCESSED), packets);
+        self.packets += packets;
         Outcome::Packets
     }
 
     /// Returns the held frames.
     #[inline]
     fn release(&mut self) {
-        let held = &mut self.burst;
-        let count = std::mem::take(&mut held.count);
-        held.packet_count = 0;
-        if count == 0 {
-            return;
+        let count = std::mem::take(&mut self.burst.count);
+        self.burst.packet_count = 0;
+        if count != 0 {
+            let inlet = &mut self.rings[self.burst.ring];
+            inlet.rprod += count as u64;
+            inlet.ring.word(ring::RPROD).store(inlet.rprod, Ordering::Release);
         }
-        let frame_mask = !(u64::from(self.queue.header().frame_size) - 1);
-        let inlet = &mut self.rings[held.ring];
-        for descriptor in &held.descriptors[..count] {
-            inlet
-                .ring
-                .return_entry(inlet.rprod)
-                .store(descriptor.address & frame_mask, Ordering::Relaxed);
-            inlet.rprod += 1;
-        }
-        inlet.ring.word(ring::RPROD).store(inlet.rprod, Ordering::Release);
     }
 }
 
 impl Held {
-    /// Makes packets of the first `ready` descriptors. Returns how many descriptors they use (a
-    /// chain whose end is not in reach stays for the next burst) and how many were refused.
-    fn arrange(&mut self, ready: usize, frames: &Frames) -> (usize, u64) {
+    /// Makes packets of the first `ready` descriptors when some are chained or leave the region. A
+    /// chain whose end is not in reach stays for the next burst. Returns how many were refused.
+    #[cold]
+    fn arrange(&mut self, ready: usize, frames: &Frames) -> u64 {
         self.packet_count = 0;
         self.scratch.clear();
         let (mut at, mut bad) = (0, 0);
@@ -472,7 +482,20 @@ impl Held {
             }
             at += len;
         }
-        (at, bad)
+        self.count = at;
+        bad
+    }
+
+    /// Packet `index` of a burst that is not plain, and its first descriptor.
+    #[cold]
+    fn arranged<'a>(&'a self, index: usize, frames: &'a Frames) -> (Descriptor, &'a [u8]) {
+        let packet = self.packets[index];
+        let descriptor = self.descriptors[usize::from(packet.first)];
+        let data = match packet.chained {
+            Some((start, end)) => &self.scratch[start..end],
+            None => frames.packet(&descriptor),
+        };
+        (descriptor, data)
     }
 }
 
@@ -506,11 +529,12 @@ impl<'a> Burst<'a> {
 impl Attachment {
     #[inline]
     fn frame(&self, index: usize) -> Frame<'_> {
-        let packet = self.burst.packets[index];
-        let descriptor = self.burst.descriptors[usize::from(packet.first)];
-        let data = match packet.chained {
-            Some((start, end)) => &self.burst.scratch[start..end],
-            None => self.frames.packet(&descriptor),
+        let held = &self.burst;
+        let (descriptor, data) = if held.plain {
+            let descriptor = held.descriptors[index];
+            (descriptor, self.frames.packet(&descriptor))
+        } else {
+            held.arranged(index, &self.frames)
         };
         Frame {
             data,

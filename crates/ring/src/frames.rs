@@ -24,14 +24,15 @@ impl OwnedFrames {
     /// The bytes `offset..offset + len`, for writing.
     ///
     /// # Safety
-    /// No other reference to these bytes may live in this process. The caller holds the frame that
-    /// they belong to, and no consumer does.
+    /// The range lies in the region. No other reference to these bytes may live in this process. The
+    /// caller holds the frame that they belong to, and no consumer does.
     #[inline]
     #[allow(clippy::mut_from_ref, reason = "the caller owns the frame, not the region")]
     pub(crate) unsafe fn slice(&self, offset: usize, len: usize) -> &mut [u8] {
-        let start = self.map.at(offset, len);
-        // SAFETY: mapped, writable, initialised bytes; exclusive by the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), len) }
+        debug_assert!(offset + len <= self.map.len());
+        // SAFETY: mapped, writable, initialised bytes; in range and exclusive by the caller's
+        // promise.
+        unsafe { std::slice::from_raw_parts_mut(self.map.base().as_ptr().add(offset), len) }
     }
 }
 

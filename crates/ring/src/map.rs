@@ -64,14 +64,22 @@ impl Map {
     }
 
     /// Length in bytes.
+    #[inline]
     pub(crate) const fn len(&self) -> usize {
         self.len
+    }
+
+    /// Address of byte 0.
+    #[inline]
+    pub(crate) const fn base(&self) -> NonNull<u8> {
+        self.base
     }
 
     /// Address of byte `offset`, for `len` bytes.
     ///
     /// # Panics
     /// When the range leaves the mapping: offsets come from checked layouts, never from the peer.
+    #[inline]
     pub(crate) fn at(&self, offset: usize, len: usize) -> NonNull<u8> {
         assert!(
             offset <= self.len && len <= self.len - offset,

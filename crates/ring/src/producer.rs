@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::mpsc::Receiver;
 
-use crate::abi::{Descriptor, FrameFlags, MAX_FRAGMENTS, ring};
+use crate::abi::{Descriptor, FrameFlags, MAX_FRAGMENTS, MAX_QUEUES, ring};
 use crate::chain;
 use crate::clock::coarse_now;
 use crate::frames::OwnedFrames;
@@ -13,10 +13,13 @@ use crate::status::{QueueCounters, bump};
 
 /// Publications between two signs of life under load; [`Producer::tick`] gives one without load.
 const HEARTBEAT_EVERY: u32 = 64;
-/// Frames that a consumer holds before returned ones are looked for at every publication. Looking
-/// waits for a cache line that the consumer is writing, so it should fetch many frames at once; few
-/// enough that the same frames stay in the cache.
-const DRAIN_FROM: u64 = 256;
+/// Packets to a queue between two looks for returned frames. Looking waits for cache lines that the
+/// consumer is writing, so it should fetch many frames at once; few enough that the same frames stay
+/// in the cache.
+const DRAIN_EVERY: u64 = 256;
+/// Cache lines at which a short packet may start, and their length in bytes.
+const COLOURS: usize = 8;
+const LINE: usize = 64;
 
 /// What the server asks of an ingest thread.
 #[derive(Debug)]
@@ -73,14 +76,113 @@ struct Outlet {
     /// The quota: `rcons` and the number of slots. Frames enqueued and not returned never exceed the
     /// slots, so a consumer that returns nothing starves only itself.
     limit: u64,
-    /// Packets since the last flush.
-    packets: u64,
+    /// `prod` as the consumer knows it.
+    published: u64,
+    /// Descriptors since the last flush that go on with the packet of the one before.
+    chained: u64,
+    /// `prod` from which on returned frames are looked for.
+    drain_at: u64,
 }
 
 impl Outlet {
+    fn new(ring: Ring) -> Self {
+        let limit = ring.slots();
+        Self { ring, prod: 0, rcons: 0, limit, published: 0, chained: 0, drain_at: DRAIN_EVERY }
+    }
+
+    /// Makes the descriptors visible; how many packets they are.
+    #[inline]
+    fn publish(&mut self) -> u64 {
+        self.ring.word(ring::PROD).store(self.prod, Ordering::Release);
+        let descriptors = self.prod - std::mem::replace(&mut self.published, self.prod);
+        descriptors - std::mem::take(&mut self.chained)
+    }
+
     #[inline]
     const fn outstanding(&self) -> u64 {
         self.prod - self.rcons
+    }
+
+    #[inline]
+    fn put(&mut self, descriptor: Descriptor) {
+        self.ring.put(self.prod, descriptor);
+        self.prod += 1;
+    }
+}
+
+/// Where a producer's frames lie.
+#[derive(Debug, Clone, Copy)]
+struct Geometry {
+    /// Number of this thread's first frame in the region.
+    first_frame: u64,
+    /// Address of the first packet byte in that frame.
+    base: usize,
+    /// Logarithm of the frame size.
+    shift: u32,
+    /// Bytes of a frame after its head room.
+    room: usize,
+    /// Longest packet that may start at any colour.
+    short: usize,
+}
+
+impl Geometry {
+    fn new(share: Share) -> Self {
+        let shift = share.frame_size.trailing_zeros();
+        let room = (share.frame_size - share.head_room) as usize;
+        Self {
+            first_frame: share.first_frame,
+            base: ((share.first_frame as usize) << shift) + share.head_room as usize,
+            shift,
+            room,
+            short: room.saturating_sub((COLOURS - 1) * LINE),
+        }
+    }
+
+    /// Address of the packet of `len` bytes in `frame`.
+    ///
+    /// Short packets start at various cache lines: all frames have the same alignment, so that
+    /// their first lines would compete for a few sets of every cache.
+    ///
+    /// # Panics
+    /// When the packet does not fit.
+    #[inline]
+    fn address(&self, frame: u32, len: usize) -> usize {
+        let start = self.base + ((frame as usize) << self.shift);
+        if len <= self.short {
+            return start + (frame as usize % COLOURS) * LINE;
+        }
+        assert!(len <= self.room, "packet of {len} bytes in one frame");
+        start
+    }
+}
+
+/// Writes a packet into a free frame.
+#[inline]
+fn fill_frame(
+    frames: &OwnedFrames,
+    geometry: &Geometry,
+    frame: u32,
+    len: usize,
+    meta: &Meta,
+    fill: impl FnOnce(&mut [u8]),
+) -> Descriptor {
+    let address = geometry.address(frame, len);
+    // SAFETY: the frame was free: nobody refers to its bytes, and it becomes visible to a consumer
+    // only at the next flush.
+    fill(unsafe { frames.slice(address, len) });
+    if let Some(hash) = meta.hash {
+        // SAFETY: the head room belongs to the frame.
+        unsafe { frames.slice(address - 12, 4) }.copy_from_slice(&hash.to_le_bytes());
+    }
+    if let Some(timestamp) = meta.timestamp {
+        // SAFETY: as above.
+        unsafe { frames.slice(address - 8, 8) }.copy_from_slice(&timestamp.to_le_bytes());
+    }
+    Descriptor {
+        address: address as u64,
+        len: len as u32,
+        flags: meta.descriptor_flags(),
+        interface: meta.interface,
     }
 }
 
@@ -141,13 +243,10 @@ impl Pool {
 pub struct Producer {
     index: u32,
     frames: Arc<OwnedFrames>,
-    /// Number of this thread's first frame in the region.
-    first_frame: u64,
-    frame_shift: u32,
-    head_room: usize,
-    room: usize,
+    geometry: Geometry,
     pool: Pool,
-    outlets: Vec<Option<Outlet>>,
+    /// Entry q is the ring to queue q.
+    outlets: Box<[Option<Outlet>; MAX_QUEUES]>,
     attached: u64,
     dirty: u64,
     publications: u32,
@@ -177,12 +276,9 @@ impl Producer {
         Self {
             index: share.index,
             frames,
-            first_frame: share.first_frame,
-            frame_shift: share.frame_size.trailing_zeros(),
-            head_room: share.head_room as usize,
-            room: (share.frame_size - share.head_room) as usize,
+            geometry: Geometry::new(share),
             pool: Pool::new(share.frames),
-            outlets: counters.iter().map(|_| None).collect(),
+            outlets: Box::new([const { None }; MAX_QUEUES]),
             attached: 0,
             dirty: 0,
             publications: 0,
@@ -194,13 +290,13 @@ impl Producer {
 
     /// Longest packet that fits one frame, in bytes. Longer ones are chained.
     pub const fn room(&self) -> usize {
-        self.room
+        self.geometry.room
     }
 
     /// Copies `packet` and sends it to the queues whose bits are set in `targets`.
     #[inline]
     pub fn send(&mut self, packet: &[u8], meta: &Meta, targets: u64) -> SendOutcome {
-        if packet.len() <= self.room {
+        if packet.len() <= self.geometry.room {
             self.send_with(packet.len(), meta, targets, |frame| frame.copy_from_slice(packet))
         } else {
             self.send_chain(packet, meta, targets)
@@ -219,7 +315,28 @@ impl Producer {
         targets: u64,
         fill: impl FnOnce(&mut [u8]),
     ) -> SendOutcome {
-        assert!(len <= self.room, "packet of {len} bytes in one frame");
+        if targets.is_power_of_two()
+            && let Some(outlet) = &mut self.outlets[targets.trailing_zeros() as usize]
+            && outlet.prod < outlet.limit
+            && let Some(frame) = self.pool.free.pop()
+        {
+            let descriptor = fill_frame(&self.frames, &self.geometry, frame, len, meta, fill);
+            outlet.put(descriptor);
+            self.dirty |= targets;
+            self.pool.hand_out(frame, targets);
+            return SendOutcome { delivered: 1, dropped: 0 };
+        }
+        self.send_to_many(len, meta, targets, fill)
+    }
+
+    /// Sends to several queues, or to one that may have no space or no consumer.
+    fn send_to_many(
+        &mut self,
+        len: usize,
+        meta: &Meta,
+        targets: u64,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> SendOutcome {
         let ready = targets & self.attached;
         let mut outcome = SendOutcome::default();
         if ready != targets {
@@ -232,17 +349,7 @@ impl Producer {
             outcome.dropped += self.count_no_frame(ready);
             return outcome;
         };
-        let address = self.address(frame);
-        // SAFETY: the frame was free: nobody refers to its bytes, and it becomes visible to a
-        // consumer only at the next flush.
-        fill(unsafe { self.frames.slice(address, len) });
-        self.write_head_room(address, meta);
-        let descriptor = Descriptor {
-            address: address as u64,
-            len: len as u32,
-            flags: meta.descriptor_flags(),
-            interface: meta.interface,
-        };
+        let descriptor = fill_frame(&self.frames, &self.geometry, frame, len, meta, fill);
         let mut holders = 0;
         for queue in bits(ready) {
             if self.enqueue(queue, &[descriptor]) {
@@ -265,7 +372,7 @@ impl Producer {
         if ready == 0 {
             return outcome;
         }
-        let needed = packet.len().div_ceil(self.room);
+        let needed = packet.len().div_ceil(self.geometry.room);
         let mut frames = Vec::with_capacity(needed.min(MAX_FRAGMENTS));
         while needed <= MAX_FRAGMENTS && frames.len() < needed {
             match self.take_frame() {
@@ -279,18 +386,13 @@ impl Producer {
             return outcome;
         }
         let mut descriptors = Vec::with_capacity(needed);
-        for ((start, len), &frame) in chain::pieces(packet.len(), self.room).zip(&frames) {
-            let address = self.address(frame);
-            // SAFETY: as in `send_with`.
-            unsafe { self.frames.slice(address, len) }.copy_from_slice(&packet[start..start + len]);
-            self.write_head_room(address, meta);
-            let more = if start + len < packet.len() { FrameFlags::MORE_FRAGMENTS } else { 0 };
-            descriptors.push(Descriptor {
-                address: address as u64,
-                len: len as u32,
-                flags: meta.descriptor_flags() | more,
-                interface: meta.interface,
-            });
+        for ((start, len), &frame) in chain::pieces(packet.len(), self.geometry.room).zip(&frames) {
+            let copy = |into: &mut [u8]| into.copy_from_slice(&packet[start..start + len]);
+            let mut piece = fill_frame(&self.frames, &self.geometry, frame, len, meta, copy);
+            if start + len < packet.len() {
+                piece.flags |= FrameFlags::MORE_FRAGMENTS;
+            }
+            descriptors.push(piece);
         }
         let mut holders = 0;
         for queue in bits(ready) {
@@ -328,17 +430,17 @@ impl Producer {
             let Some(outlet) = &mut self.outlets[queue] else {
                 continue;
             };
-            outlet.ring.word(ring::PROD).store(outlet.prod, Ordering::Release);
+            let packets = outlet.publish();
             let counters = &self.counters[queue];
             counters.outstanding.store(outlet.outstanding(), Ordering::Relaxed);
-            bump(&counters.enqueued, std::mem::take(&mut outlet.packets));
+            bump(&counters.enqueued, packets);
         }
         // Orders the new indices before the look at `waiting`; the consumer does the reverse.
         fence(Ordering::SeqCst);
         for queue in bits(dirty) {
             if let Some(outlet) = &self.outlets[queue] {
                 outlet.ring.queue().wake();
-                if outlet.outstanding() >= DRAIN_FROM {
+                if outlet.prod >= outlet.drain_at {
                     self.drain(queue);
                 }
             }
@@ -354,6 +456,12 @@ impl Producer {
                 outlet.ring.word(ring::HEARTBEAT).store(now, Ordering::Relaxed);
             }
         }
+    }
+
+    /// Packets in `queue` that its consumer has not given back, as of the last look; `None` when
+    /// nobody consumes it.
+    pub fn outstanding(&self, queue: usize) -> Option<u64> {
+        self.outlets.get(queue)?.as_ref().map(Outlet::outstanding)
     }
 
     /// Does what must be done regularly when no packets come: call it at least every 100 ms.
@@ -394,23 +502,6 @@ impl Producer {
         self.pool.free.pop()
     }
 
-    #[inline]
-    const fn address(&self, frame: u32) -> usize {
-        (((self.first_frame + frame as u64) << self.frame_shift) as usize) + self.head_room
-    }
-
-    #[inline]
-    fn write_head_room(&self, address: usize, meta: &Meta) {
-        if let Some(hash) = meta.hash {
-            // SAFETY: the head room belongs to the frame, see `send_with`.
-            unsafe { self.frames.slice(address - 12, 4) }.copy_from_slice(&hash.to_le_bytes());
-        }
-        if let Some(timestamp) = meta.timestamp {
-            // SAFETY: as above.
-            unsafe { self.frames.slice(address - 8, 8) }.copy_from_slice(&timestamp.to_le_bytes());
-        }
-    }
-
     /// Puts one packet into one queue, wholly or not at all.
     #[inline]
     fn enqueue(&mut self, queue: usize, descriptors: &[Descriptor]) -> bool {
@@ -421,10 +512,9 @@ impl Producer {
             };
             if outlet.prod + needed <= outlet.limit {
                 for &descriptor in descriptors {
-                    outlet.ring.put(outlet.prod, descriptor);
-                    outlet.prod += 1;
+                    outlet.put(descriptor);
                 }
-                outlet.packets += 1;
+                outlet.chained += needed - 1;
                 self.dirty |= 1 << queue;
                 return true;
             }
@@ -468,6 +558,7 @@ impl Producer {
         let Some(outlet) = &mut self.outlets[queue] else {
             return;
         };
+        outlet.drain_at = outlet.prod + DRAIN_EVERY;
         let returned = outlet.ring.word(ring::RPROD).load(Ordering::Acquire);
         let count = returned.wrapping_sub(outlet.rcons);
         if count == 0 {
@@ -477,11 +568,12 @@ impl Producer {
             self.part_with(queue);
             return;
         }
-        let alignment = (1u64 << self.frame_shift) - 1;
+        let Geometry { first_frame, shift, .. } = self.geometry;
+        let alignment = (1u64 << shift) - 1;
         let mut bad = 0;
         for index in outlet.rcons..returned {
             let address = outlet.ring.return_entry(index).load(Ordering::Relaxed);
-            let frame = (address >> self.frame_shift).wrapping_sub(self.first_frame);
+            let frame = (address >> shift).wrapping_sub(first_frame);
             if address & alignment != 0 || !self.pool.give_back(frame, queue) {
                 bad += 1;
             }
@@ -513,10 +605,7 @@ impl Producer {
                 Command::Detach(queue) => self.detach(queue),
                 Command::Attach(queue, map) => {
                     self.detach(queue);
-                    let ring = Ring::new(map, self.index);
-                    let limit = ring.slots();
-                    self.outlets[queue] =
-                        Some(Outlet { ring, prod: 0, rcons: 0, limit, packets: 0 });
+                    self.outlets[queue] = Some(Outlet::new(Ring::new(map, self.index)));
                     self.attached |= 1 << queue;
                 }
             }
