@@ -17,11 +17,40 @@ use signalling::{C2sWrapper, ClientToStation, Message, RegistrationFlags};
 use transports::Transport;
 use transports::prefix::PrefixTable;
 
+/// How the application is started where it differs from the plain scenario.
+#[derive(Debug, Default)]
+pub(crate) struct Setup {
+    /// Texts of the configuration and what replaces them; every one must be found.
+    pub(crate) replace: &'static [(&'static str, &'static str)],
+    /// The clocks that [`Host::step_clock`] moves.
+    pub(crate) clocks: Clocks,
+}
+
+/// Clocks of the application that a test moves, with libfaketime.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Clocks {
+    /// None.
+    #[default]
+    Real,
+    /// The wall clock alone, as a step of the system's time does.
+    Wall,
+    /// The wall clock and the monotonic clock, as passing time does.
+    All,
+}
+
+/// Where Debian keeps the library.
+const LIBFAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
+
 /// Runs `body` of the test `name` inside namespaces of its own: the test binary calls itself.
 pub(crate) fn inside(name: &str, body: fn(Host)) {
+    inside_with(name, Setup::default(), body);
+}
+
+/// The same with an application that is set up otherwise.
+pub(crate) fn inside_with(name: &str, setup: Setup, body: fn(Host)) {
     if std::env::var("SCENARIO").as_deref() == Ok(name) {
         lab::isolate::enter().unwrap();
-        return body(Host::start());
+        return body(Host::start(setup));
     }
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture"])
@@ -51,19 +80,35 @@ const PHANTOMS: &str = "[Networks]\n[Networks.1]\nGeneration = 1\n\
     Subnets = [\"192.122.190.0/24\", \"2001:48a8:687f:1::/64\"]\n";
 
 impl Host {
-    fn start() -> Self {
+    fn start(setup: Setup) -> Self {
         Lab::build(1).unwrap().bypass_detector().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         std::fs::write(path("privkey"), [0x40; 32]).unwrap();
         std::fs::write(path("phantoms.toml"), PHANTOMS).unwrap();
-        std::fs::write(path("app.toml"), Self::config(dir.path(), "")).unwrap();
+        let mut config = Self::config(dir.path(), "");
+        for (from, to) in setup.replace {
+            assert!(config.contains(from), "{from}");
+            config = config.replace(from, to);
+        }
+        std::fs::write(path("app.toml"), config).unwrap();
         let redis = start_redis(dir.path());
         let published = collect(dir.path());
         let publisher = publisher();
         let ready = UnixDatagram::bind(path("notify")).unwrap();
-        let mut application = Node::Station
-            .command(env!("CARGO_BIN_EXE_application"))
+        let mut application = Node::Station.command(env!("CARGO_BIN_EXE_application"));
+        if setup.clocks != Clocks::Real {
+            assert!(Path::new(LIBFAKETIME).exists(), "needs libfaketime: apt-get install faketime");
+            std::fs::write(path("clock"), "+0").unwrap();
+            application
+                .env("LD_PRELOAD", LIBFAKETIME)
+                .env("FAKETIME_TIMESTAMP_FILE", path("clock"))
+                .env("FAKETIME_NO_CACHE", "1");
+        }
+        if setup.clocks == Clocks::Wall {
+            application.env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        }
+        let mut application = application
             .env("CJ_STATION_CONFIG", path("app.toml"))
             .env("PHANTOM_SUBNET_LOCATION", path("phantoms.toml"))
             .env("CJ_PRIVKEY", path("privkey"))
@@ -80,8 +125,8 @@ impl Host {
         let settings = conf::Application::load(&path("app.toml")).unwrap().value;
         let host = Self {
             served: Served {
-                v4: true,
-                v6: true,
+                v4: settings.enable_v4,
+                v6: settings.enable_v6,
                 transports: vec![Transport::Min, Transport::Prefix],
                 prefixes: PrefixTable::default(),
             },
@@ -113,6 +158,19 @@ impl Host {
     pub(crate) fn reload(&self, config: &str) {
         std::fs::write(self.path("app.toml"), config).unwrap();
         self.signal("HUP");
+    }
+
+    /// Moves the clocks of [`Setup::clocks`] by `offset` from the true time, such as `-1h`.
+    pub(crate) fn step_clock(&self, offset: &str) {
+        std::fs::write(self.path("clock.new"), offset).unwrap();
+        std::fs::rename(self.path("clock.new"), self.path("clock")).unwrap();
+    }
+
+    /// Pipes that the application holds.
+    pub(crate) fn pipes(&self) -> usize {
+        let descriptors = std::fs::read_dir(format!("/proc/{}/fd", self.application.id())).unwrap();
+        let targets = descriptors.flatten().flat_map(|d| std::fs::read_link(d.path()));
+        targets.filter(|t| t.to_string_lossy().starts_with("pipe:")).count()
     }
 
     /// The configuration with a line added.

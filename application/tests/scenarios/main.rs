@@ -1,5 +1,6 @@
 //! The conformance scenarios of `spec/application.md` 22, against the real daemon.
 
+mod cases;
 mod host;
 
 use std::io::Read;
