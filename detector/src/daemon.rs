@@ -90,6 +90,9 @@ fn start(arguments: Arguments) -> Result<(), Failure> {
     for notice in arguments.notices.iter().chain(&settings.notices) {
         eprintln!("detector: {notice}");
     }
+    if arguments.recording().is_none() {
+        report_own_addresses(&settings);
+    }
     let cpus = cpus(&arguments)?;
     if arguments.check_config {
         println!("configuration is good");
@@ -107,6 +110,18 @@ fn start(arguments: Arguments) -> Result<(), Failure> {
         let config_named = environment.config.is_some();
         Detector::build(arguments, settings, config_named, &cpus).await?.run(cpus).await
     })
+}
+
+/// Warns about addresses of this host that the filter list does not have.
+fn report_own_addresses(settings: &Settings) {
+    // Without the addresses there is nothing to compare; packets flow all the same.
+    for address in settings.filter.own_addresses_missing().unwrap_or_default() {
+        eprintln!(
+            "detector: {}: detector_filter_list lacks {address}, an address of this host: its \
+             probes of phantoms would be forwarded like a client's; add it",
+            settings.config.display()
+        );
+    }
 }
 
 fn announce_keys(settings: &Settings) {

@@ -17,6 +17,20 @@ impl Filter {
     pub fn contains(&self, source: IpAddr) -> bool {
         self.0.iter().any(|net| net.contains(&source))
     }
+
+    /// Addresses of this host that are not listed: its own probes of phantoms would be forwarded
+    /// like the packets of a client. Loopback, link-local and tun addresses do not cross a tap.
+    ///
+    /// # Errors
+    /// When the system does not tell its addresses.
+    pub fn own_addresses_missing(&self) -> std::io::Result<Vec<IpAddr>> {
+        let own = if_addrs::get_if_addrs()?.into_iter().filter(|interface| {
+            !interface.is_loopback()
+                && !interface.is_link_local()
+                && !interface.name.starts_with("tun")
+        });
+        Ok(own.map(|interface| interface.ip()).filter(|ip| !self.contains(*ip)).collect())
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! The daemon as operators run it: a queue of zbalance in front, tun device, registration bus and
 //! session channel behind, and a kill in between. Runs in a network namespace of its own.
 
+mod cases;
 #[allow(dead_code)]
+#[path = "../frames/mod.rs"]
 mod frames;
 
 use frames::tcp4;
@@ -91,7 +93,13 @@ struct Detector(Child);
 
 impl Detector {
     fn start(dir: &Path) -> Self {
-        let child = Command::new(env!("CARGO_BIN_EXE_detector"))
+        Self::start_with(dir, |_| {})
+    }
+
+    /// Starts with changes to the command.
+    fn start_with(dir: &Path, change: impl FnOnce(&mut Command)) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_detector"));
+        command
             .args(["-c", "98", "-o", "0", "-n", "1", "-l", "1", "-s", "-z", "0"])
             .arg("-K")
             .arg(dir.join("privkey"))
@@ -99,10 +107,9 @@ impl Detector {
             .env("CJ_IPC_DIR", dir)
             .env("CJ_STATION_CONFIG", dir.join("app_config.toml"))
             .env_remove("CJ_SESSION_SOCKET")
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        Self(child)
+            .stdout(Stdio::null());
+        change(&mut command);
+        Self(command.spawn().unwrap())
     }
 
     fn signal(&self, signal: rustix::process::Signal) {
