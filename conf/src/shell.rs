@@ -133,11 +133,14 @@ impl<'a> Reader<'a> {
 
     /// One statement; false at the end of the file.
     fn statement(&mut self) -> Result<bool, Stop> {
-        self.rest = self.rest.trim_start_matches([' ', '\t', '\r', '\n', ';']);
+        self.rest = self.rest.trim_start_matches([' ', '\t', '\r', '\n']);
         let Some(first) = self.peek() else { return Ok(false) };
         if first == '#' {
             self.skip_line();
             return Ok(true);
+        }
+        if first == ';' {
+            return self.invalid("", "a `;` with nothing before it", "a statement");
         }
         let name = self.name();
         let after = &self.rest[name.len()..];
@@ -161,6 +164,7 @@ impl<'a> Reader<'a> {
         } else {
             return self.unsupported(format!("`{}`", self.current_line()));
         }
+        self.eat(";");
         Ok(true)
     }
 
@@ -291,11 +295,16 @@ impl<'a> Reader<'a> {
     /// Bare text, quoted text and expansions up to a blank or the end of the statement.
     fn value(&mut self, name: &str) -> Result<String, Stop> {
         let mut value = String::new();
-        if self.peek() == Some('~') {
-            return self.unsupported("`~` at the start of a value");
-        }
+        // A shell puts a home folder for `~` here, at the start and behind each colon.
+        let mut home = true;
         loop {
-            match self.peek() {
+            let next = self.peek();
+            let continued = self.rest.starts_with("\\\n");
+            if home && next == Some('~') {
+                return self.unsupported("`~` at the start of a value or behind `:`");
+            }
+            home = next == Some(':') || home && continued;
+            match next {
                 None | Some(' ' | '\t' | '\n' | ';') => return Ok(value),
                 Some('\r') if self.rest.starts_with("\r\n") || self.rest.len() == 1 => {
                     let line = self.line();
@@ -319,6 +328,9 @@ impl<'a> Reader<'a> {
                         None | Some('\n') => {}
                         Some(c) => value.push(c),
                     }
+                }
+                Some('$') if self.rest.starts_with("$\"") => {
+                    return self.unsupported("a text to translate");
                 }
                 Some('$') => self.expansion(name, &mut value, 0)?,
                 Some(c @ ('`' | '(' | ')' | '<' | '>' | '&' | '|')) => {
@@ -376,7 +388,7 @@ impl<'a> Reader<'a> {
             let Some(end) = arithmetic::end(self.rest) else {
                 return self.invalid(key, "`$((`", "a closing `))`");
             };
-            let text = self.rest[..end].replace(['$', '{', '}'], "");
+            let text = self.expression(&self.rest[..end])?;
             let result = arithmetic::evaluate(&text, &|name| self.get(name).to_owned());
             match result {
                 Ok(number) => value.push_str(&number.to_string()),
@@ -416,7 +428,44 @@ impl<'a> Reader<'a> {
         }
         value.push_str(self.get(name));
         self.rest = &self.rest[name.len()..];
+        if self.rest.starts_with("\\\n") {
+            return self.unsupported("a name that goes on in the next line");
+        }
         Ok(())
+    }
+
+    /// The text between `$((` and `))` with `$NAME` and `${NAME}` replaced by their texts, as a
+    /// shell does before it computes.
+    fn expression(&self, source: &str) -> Result<String, Stop> {
+        let mut text = String::new();
+        let mut rest = source;
+        while let Some(at) = rest.find('$') {
+            text.push_str(&rest[..at]);
+            rest = &rest[at + 1..];
+            let braced = rest.starts_with('{');
+            let from = usize::from(braced);
+            let len = rest[from..].find(|c| !is_name(c)).unwrap_or(rest.len() - from);
+            let name = &rest[from..from + len];
+            rest = &rest[from + len..];
+            if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
+                return self.unsupported("this use of `$` in an expression");
+            }
+            if braced {
+                let Some(behind) = rest.strip_prefix('}') else {
+                    return self.unsupported("this form of `${` in an expression");
+                };
+                rest = behind;
+            }
+            text.push_str(self.get(name));
+            self.bounded(name, &text)?;
+        }
+        text.push_str(rest);
+        let known = |c: char| is_name(c) || c.is_ascii_whitespace() || "+-*/%()".contains(c);
+        // `+ +` are two signs, `++` changes a variable.
+        if !text.chars().all(known) || ["++", "--", "**"].iter().any(|op| text.contains(op)) {
+            return self.unsupported(format!("the expression `{text}`"));
+        }
+        Ok(text)
     }
 
     /// The WORD of `${NAME:-WORD}` and its closing brace.
@@ -430,8 +479,8 @@ impl<'a> Reader<'a> {
                 }
                 None | Some('\n') => return self.invalid(key, "`${`", "a closing `}`"),
                 Some('$') => self.expansion(key, &mut word, depth + 1)?,
-                Some('\'' | '"' | '\\' | '`') => {
-                    return self.unsupported("quotes inside `${ }`");
+                Some('\'' | '"' | '\\' | '`' | '~') => {
+                    return self.unsupported("quotes or `~` inside `${ }`");
                 }
                 Some(c) => {
                     word.push(c);
@@ -500,15 +549,34 @@ mod tests {
 
     #[test]
     fn stops_at_what_it_does_not_know_and_names_the_line() {
-        for text in
-            ["A=$(date)", "A=`date`", "for x in 1; do", "A=(1 2)", "A=1 ls", "A=~/x", "A=$1", ". f"]
-        {
+        for text in [
+            "A=$(date)",
+            "A=`date`",
+            "for x in 1; do",
+            "A=(1 2)",
+            "A=1 ls",
+            "A=~/x",
+            "A=$1",
+            ". f",
+            "A=x:~",
+            "A=$\"x\"",
+            "A=${B:-~}",
+        ] {
             assert!(
                 matches!(read(&format!("\n{text}")), Err(Stop::Unsupported { line: 2, .. })),
                 "{text}"
             );
         }
-        for text in ["A='x", "A=\"x", "A=$((1/0))", "if true\n", "f() {\n", "A=${B:-x"] {
+        for text in [
+            "A='x",
+            "A=\"x",
+            "A=$((1/0))",
+            "if true\n",
+            "f() {\n",
+            "A=${B:-x",
+            "A=1;;",
+            "A=1 ; ;B=2",
+        ] {
             assert!(matches!(read(text), Err(Stop::Invalid(_))), "{text}");
         }
     }
