@@ -6,6 +6,7 @@
 pub(crate) mod cell;
 mod files;
 mod matrix;
+mod redis;
 pub(crate) mod web;
 
 use std::io::{BufRead, BufReader};
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 use lab::{Lab, Node, address};
 use telemetry::process::Exit;
 
-use files::Files;
+use files::{Files, Sessions};
 
 /// Time that the station has to become ready.
 const READY: Duration = Duration::from_secs(20);
@@ -32,6 +33,9 @@ pub(crate) struct Arguments {
     /// Run only matching cells: names of channels, transports and families, e.g. decoy,min,ipv4.
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     only: Vec<String>,
+    /// How the application tells the detector of sessions; redis needs redis-server.
+    #[arg(long, value_name = "CHANNEL", value_enum, default_value = "grpc")]
+    sessions: Sessions,
     /// Print what the daemons log.
     #[arg(long)]
     verbose: bool,
@@ -61,8 +65,12 @@ fn demonstrate(arguments: &Arguments) -> Result<bool, String> {
     let lab = Lab::build(workers as u32 + 1).map_err(|e| e.to_string())?;
     println!("lab: client - isp - tap - inet - decoy, station; built in {:?}", lab.built_in());
     let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
-    let files = Files::write(dir.path(), workers).map_err(|e| e.to_string())?;
+    let files = Files::write(dir.path(), workers, arguments.sessions).map_err(|e| e.to_string())?;
     let _web = Web::start(&files)?;
+    let _redis = match arguments.sessions {
+        Sessions::Grpc => None,
+        Sessions::Redis | Sessions::Both => Some(redis::Supervised::start(&files)?),
+    };
     let station = Running::start(&files, arguments.verbose)?;
     if !arguments.exec.is_empty() {
         return execute(arguments, dir.path());

@@ -20,6 +20,17 @@ pub(crate) const HOST: &str = "decoy.example";
 /// Generation of the demo's ClientConf and phantoms.
 const GENERATION: u32 = 1;
 
+/// How the application tells the detector of sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Sessions {
+    /// The stream over a Unix socket.
+    Grpc,
+    /// A Redis server that the demo starts.
+    Redis,
+    /// Both at once.
+    Both,
+}
+
 /// Everything that daemons, web server and client read.
 #[derive(Debug)]
 pub(crate) struct Files {
@@ -28,7 +39,7 @@ pub(crate) struct Files {
 
 impl Files {
     /// Writes all files into `dir` for `workers` detector workers.
-    pub(crate) fn write(dir: &Path, workers: usize) -> io::Result<Self> {
+    pub(crate) fn write(dir: &Path, workers: usize, sessions: Sessions) -> io::Result<Self> {
         let files = Self { dir: dir.to_owned() };
         let pair = KeyPair::generate(&mut rand::rng());
         crate::genkey::replace(&files.path("privkey"), &*pair.private_file(), 0o600)?;
@@ -36,7 +47,7 @@ impl Files {
         write("phantom_subnets.toml", PHANTOMS.as_bytes())?;
         write("ClientConf.4", &client_conf(&pair, address::DECOY_V4.into()).encode_to_vec())?;
         write("ClientConf.6", &client_conf(&pair, address::DECOY_V6.into()).encode_to_vec())?;
-        write("app_config.toml", app_config().as_bytes())?;
+        write("app_config.toml", app_config(sessions).as_bytes())?;
         write("reg_config.toml", files.reg_config().as_bytes())?;
         write("conjure.conf", files.conjure_conf(workers).as_bytes())?;
         std::fs::create_dir_all(files.ipc_dir())?;
@@ -84,10 +95,15 @@ impl Files {
     }
 }
 
-/// The shipped settings with both families on and no Redis.
-fn app_config() -> String {
+/// The shipped settings with both families on and the chosen session channel.
+fn app_config(sessions: Sessions) -> String {
     let settings = APP_CONFIG.replace("enable_v6 = false", "enable_v6 = true");
-    format!("redis_url = \"\"\n{settings}")
+    let channel = match sessions {
+        Sessions::Grpc => "redis_url = \"\"".to_owned(),
+        Sessions::Redis => format!("redis_url = \"{}\"\nsession_socket = \"\"", super::redis::URL),
+        Sessions::Both => format!("redis_url = \"{}\"", super::redis::URL),
+    };
+    format!("{channel}\n{settings}")
 }
 
 const PHANTOMS: &str = "\
