@@ -15,6 +15,7 @@ pub mod abi;
 mod chain;
 mod clock;
 mod consumer;
+mod cycle;
 mod error;
 mod frames;
 mod handshake;
