@@ -13,7 +13,9 @@ use application::policy::Policy;
 use application::registration::Registration;
 use lab::{Lab, Node};
 use session::command::Command as Sessions;
+use signalling::station::{StatusReply, StatusRequest};
 use signalling::{C2sWrapper, ClientToStation, Message, RegistrationFlags};
+use telemetry::admin;
 use transports::Transport;
 use transports::prefix::PrefixTable;
 
@@ -53,7 +55,7 @@ pub(crate) fn inside_with(name: &str, setup: Setup, body: fn(Host)) {
         return body(Host::start(setup));
     }
     let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture"])
+        .args(["--exact", name, "--nocapture", "--include-ignored"])
         .env("SCENARIO", name)
         .output()
         .unwrap();
@@ -61,6 +63,10 @@ pub(crate) fn inside_with(name: &str, setup: Setup, body: fn(Host)) {
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{out}\n{err}");
     assert!(out.contains("1 passed"), "the scenario did not run: {out}");
+    // What it measured; shown with --nocapture.
+    for line in out.lines().filter(|line| line.contains("after ")) {
+        println!("{line}");
+    }
 }
 
 /// The station under test.
@@ -75,7 +81,8 @@ pub(crate) struct Host {
     policy: Policy,
 }
 
-const PHANTOMS: &str = "[Networks]\n[Networks.1]\nGeneration = 1\n\
+/// Phantom subnets of the lab.
+pub(crate) const PHANTOMS: &str = "[Networks]\n[Networks.1]\nGeneration = 1\n\
     [[Networks.1.WeightedSubnets]]\nWeight = 1\n\
     Subnets = [\"192.122.190.0/24\", \"2001:48a8:687f:1::/64\"]\n";
 
@@ -95,33 +102,7 @@ impl Host {
         let redis = start_redis(dir.path());
         let published = collect(dir.path());
         let publisher = publisher();
-        let ready = UnixDatagram::bind(path("notify")).unwrap();
-        let mut application = Node::Station.command(env!("CARGO_BIN_EXE_application"));
-        if setup.clocks != Clocks::Real {
-            assert!(Path::new(LIBFAKETIME).exists(), "needs libfaketime: apt-get install faketime");
-            std::fs::write(path("clock"), "+0").unwrap();
-            application
-                .env("LD_PRELOAD", LIBFAKETIME)
-                .env("FAKETIME_TIMESTAMP_FILE", path("clock"))
-                .env("FAKETIME_NO_CACHE", "1");
-        }
-        if setup.clocks == Clocks::Wall {
-            application.env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
-        }
-        let mut application = application
-            .env("CJ_STATION_CONFIG", path("app.toml"))
-            .env("PHANTOM_SUBNET_LOCATION", path("phantoms.toml"))
-            .env("CJ_PRIVKEY", path("privkey"))
-            .env("CJ_IPC_DIR", path("ipc"))
-            .env("NOTIFY_SOCKET", path("notify"))
-            .env("LOG_CLIENT_IP", "true")
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let log = Arc::new(Mutex::new(String::new()));
-        follow(application.stdout.take().unwrap(), Arc::clone(&log));
-        ready.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        ready.recv(&mut [0; 64]).expect("the application does not become ready");
+        let (application, log) = launch(Node::Station, dir.path(), setup.clocks);
         let settings = conf::Application::load(&path("app.toml")).unwrap().value;
         let host = Self {
             served: Served {
@@ -255,13 +236,29 @@ impl Host {
 
     /// Waits until `holds`, at most 10 s.
     pub(crate) fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
-        for _ in 0..1000 {
+        self.within(Duration::from_secs(10), what, holds);
+    }
+
+    /// Waits until `holds`, at most `limit`; the time that it took.
+    pub(crate) fn within(
+        &self,
+        limit: Duration,
+        what: &str,
+        holds: impl Fn(&Self) -> bool,
+    ) -> Duration {
+        let start = Instant::now();
+        while start.elapsed() < limit {
             if holds(self) {
-                return;
+                return start.elapsed();
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        panic!("after 10 s still not: {what}\n{}", self.log());
+        panic!("after {limit:?} still not: {what}\n{}", self.log());
+    }
+
+    /// What the operator sees of the application.
+    pub(crate) fn status(&self) -> StatusReply {
+        status(self.dir.path())
     }
 
     /// A connection from the client to `phantom`.
@@ -282,6 +279,50 @@ impl Drop for Host {
         let _ = self.application.kill();
         let _ = self.redis.kill();
     }
+}
+
+/// Starts an application on `node` with the files in `dir`, and waits until it is ready; the process
+/// and its log.
+pub(crate) fn launch(node: Node, dir: &Path, clocks: Clocks) -> (Child, Arc<Mutex<String>>) {
+    let path = |name: &str| dir.join(name);
+    let ready = UnixDatagram::bind(path("notify")).unwrap();
+    let mut command = node.command(env!("CARGO_BIN_EXE_application"));
+    command
+        .env("CJ_STATION_CONFIG", path("app.toml"))
+        .env("PHANTOM_SUBNET_LOCATION", path("phantoms.toml"))
+        .env("CJ_PRIVKEY", path("privkey"))
+        .env("CJ_IPC_DIR", path("ipc"))
+        .env("NOTIFY_SOCKET", path("notify"))
+        .env("LOG_CLIENT_IP", "true")
+        .stdout(Stdio::piped());
+    if clocks != Clocks::Real {
+        assert!(Path::new(LIBFAKETIME).exists(), "needs libfaketime: apt-get install faketime");
+        std::fs::write(path("clock"), "+0").unwrap();
+        command
+            .env("LD_PRELOAD", LIBFAKETIME)
+            .env("FAKETIME_TIMESTAMP_FILE", path("clock"))
+            .env("FAKETIME_NO_CACHE", "1");
+    }
+    if clocks == Clocks::Wall {
+        command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    }
+    let mut application = command.spawn().unwrap();
+    let log = Arc::new(Mutex::new(String::new()));
+    follow(application.stdout.take().unwrap(), Arc::clone(&log));
+    ready.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    ready.recv(&mut [0; 64]).expect("the application does not become ready");
+    (application, log)
+}
+
+/// Status of the application that was launched with `dir`.
+pub(crate) fn status(dir: &Path) -> StatusReply {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let socket = admin::socket_path(&dir.join("ipc"), "application", 0);
+    runtime.block_on(async {
+        let channel = admin::channel(&socket).await.unwrap();
+        let mut client = admin::AdminClient::new(channel);
+        client.status(StatusRequest {}).await.unwrap().into_inner()
+    })
 }
 
 fn start_redis(dir: &Path) -> Child {

@@ -2,6 +2,7 @@
 
 mod cases;
 mod host;
+mod links;
 
 use std::io::Read;
 use std::time::{Duration, Instant};

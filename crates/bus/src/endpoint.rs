@@ -173,6 +173,9 @@ async fn bind_address(host: &str) -> io::Result<IpAddr> {
     })
 }
 
+/// A peer that acknowledges nothing for this long is gone.
+const SILENCE: Duration = Duration::from_secs(120);
+
 fn prepare(stream: &TcpStream) {
     // Latency matters for a registration, and a peer that lost power must not stay for ever.
     // Both are improvements only: a kernel that refuses them still carries the connection.
@@ -181,6 +184,7 @@ fn prepare(stream: &TcpStream) {
         .with_time(Duration::from_secs(60))
         .with_interval(Duration::from_secs(15));
     let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive);
+    let _ = SockRef::from(stream).set_tcp_user_timeout(Some(SILENCE));
 }
 
 /// A listening socket.
