@@ -322,7 +322,7 @@ impl Attachment {
         let start = Instant::now();
         let spin = spin.min(timeout);
         while start.elapsed() < spin {
-            for _ in 0..4 {
+            for _ in 0..16 {
                 std::hint::spin_loop();
             }
             if let Some(outcome) = self.take() {
@@ -411,9 +411,11 @@ impl Attachment {
         let held = &mut self.burst;
         held.ring = index;
         let frame_mask = !(u64::from(self.queue.header().frame_size) - 1);
+        inlet.ring.prefetch_descriptors(inlet.cons, inlet.cons + ready as u64);
         let (mut flags, mut sound) = (0, true);
         for (i, held) in held.descriptors[..ready].iter_mut().enumerate() {
             let descriptor = inlet.ring.take(inlet.cons + i as u64);
+
             self.frames.prefetch(descriptor.address);
             flags |= descriptor.flags;
             sound &= self.frames.holds(&descriptor);

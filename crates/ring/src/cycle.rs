@@ -7,45 +7,55 @@
 
 use std::ops::Range;
 
-/// Set in an entry whose frame other queues hold too.
-pub(crate) const SHARED: u32 = 1 << 31;
+/// Set in an entry whose frame other queues hold too. Frames are aligned, so no address has it.
+pub(crate) const SHARED: u64 = 1;
 /// Entries of a new cycle. Short, so that its frames stay in the cache; it grows when a consumer
 /// falls behind.
-const FIRST: usize = 512;
+const FIRST: usize = 1024;
 /// Looks in a row that found most of a cycle unused, after which it is halved.
 const CALM: u32 = 64;
 /// Packets within which a consumer may return frames in another order.
 const DISORDER: u64 = 256;
 
-/// The free frames of one ingest thread, and who holds the shared ones.
+/// The free frames of one ingest thread, and who holds the shared ones. A frame is named by the
+/// offset of its first byte in the region.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    free: Vec<u32>,
-    /// Bit q of entry i: queue q holds frame i. Kept for shared frames only.
+    free: Vec<u64>,
+    /// Bit q of entry i: queue q holds the i-th frame. Kept for shared frames only.
     holders: Vec<u64>,
+    first: u64,
+    shift: u32,
 }
 
 impl Pool {
-    pub(crate) fn new(frames: u32) -> Self {
-        Self { free: (0..frames).rev().collect(), holders: vec![0; frames as usize] }
+    /// A pool of `frames` frames of 2^`shift` bytes, the first of them at offset `first`.
+    pub(crate) fn new(first: u64, frames: u32, shift: u32) -> Self {
+        let free = (0..u64::from(frames)).rev().map(|frame| first + (frame << shift)).collect();
+        Self { free, holders: vec![0; frames as usize], first, shift }
     }
 
     #[inline]
-    pub(crate) fn put(&mut self, frame: u32) {
+    pub(crate) fn put(&mut self, frame: u64) {
         self.free.push(frame);
     }
 
     #[inline]
-    pub(crate) fn share(&mut self, frame: u32, holders: u64) {
-        if let Some(entry) = self.holders.get_mut(frame as usize) {
+    fn holders(&mut self, frame: u64) -> Option<&mut u64> {
+        self.holders.get_mut((frame.wrapping_sub(self.first) >> self.shift) as usize)
+    }
+
+    #[inline]
+    pub(crate) fn share(&mut self, frame: u64, holders: u64) {
+        if let Some(entry) = self.holders(frame) {
             *entry = holders;
         }
     }
 
     /// Ends the part of `queue` in a shared frame; true when it was the last.
     #[inline]
-    fn leave(&mut self, frame: u32, queue: usize) -> bool {
-        let Some(holders) = self.holders.get_mut(frame as usize) else {
+    fn leave(&mut self, frame: u64, queue: usize) -> bool {
+        let Some(holders) = self.holders(frame) else {
             return false;
         };
         *holders &= !(1 << queue);
@@ -56,8 +66,8 @@ impl Pool {
 /// The frames of one ring.
 #[derive(Debug)]
 pub(crate) struct Cycle {
-    /// A power of two of them.
-    entries: Vec<u32>,
+    /// A power of two of them, each with [`SHARED`] or without.
+    entries: Vec<u64>,
     /// Length that it never exceeds: the slots of the ring.
     most: usize,
     calm: u32,
@@ -84,12 +94,12 @@ impl Cycle {
 
     /// The frame of a packet, with [`SHARED`].
     #[inline]
-    pub(crate) fn entry(&self, packet: u64) -> u32 {
+    pub(crate) fn entry(&self, packet: u64) -> u64 {
         self.entries[self.index(packet)]
     }
 
     #[inline]
-    pub(crate) fn set(&mut self, packet: u64, entry: u32) {
+    pub(crate) fn set(&mut self, packet: u64, entry: u64) {
         let index = self.index(packet);
         self.entries[index] = entry;
     }
@@ -136,18 +146,37 @@ impl Cycle {
         self.calm = 0;
     }
 
-    /// Takes packet `outstanding.start` back from `queue`, which returned the frame that `is` knows.
-    /// False when the queue does not hold that frame.
+    /// How many of the packets from `from` on are back, when `returned` tells what was returned for
+    /// each: those of frames that were not shared, in order.
+    #[inline]
+    pub(crate) fn in_order(&self, from: u64, to: u64, returned: impl Fn(u64) -> u64) -> u64 {
+        let entries = self.entries.as_slice();
+        let mask = entries.len() - 1;
+        let mut at = from;
+        while at != to {
+            let entry = entries[at as usize & mask];
+            // The consumer may have written anything, an address with SHARED too.
+            if entry & SHARED != 0 || entry != returned(at) {
+                break;
+            }
+            at += 1;
+        }
+        at - from
+    }
+
+    /// Takes packet `outstanding.start` back from `queue`, which returned `frame`. False when the
+    /// queue does not hold that frame.
     pub(crate) fn take_back(
         &mut self,
         outstanding: Range<u64>,
         queue: usize,
-        is: impl Fn(u32) -> bool,
+        frame: u64,
         pool: &mut Pool,
     ) -> bool {
         let first = outstanding.start;
         let end = outstanding.end.min(first + DISORDER);
-        let Some(found) = (first..end).find(|p| is(self.entry(*p) & !SHARED)) else {
+        let held = |packet: &u64| self.entry(*packet) & !SHARED == frame;
+        let Some(found) = (first..end).find(held) else {
             return false;
         };
         let entry = self.entry(found);
@@ -156,7 +185,6 @@ impl Cycle {
         if entry & SHARED == 0 {
             return true;
         }
-        let frame = entry & !SHARED;
         if pool.leave(frame, queue) {
             self.set(first, frame);
             return true;
@@ -177,9 +205,9 @@ impl Cycle {
     }
 }
 
-/// Numbers of the frames that are free or in one of the cycles, each once.
+/// The frames that are free or in one of the cycles, each once.
 #[cfg(test)]
-pub(crate) fn known<'a>(pool: &Pool, cycles: impl Iterator<Item = &'a Cycle>) -> Vec<u32> {
+pub(crate) fn known<'a>(pool: &Pool, cycles: impl Iterator<Item = &'a Cycle>) -> Vec<u64> {
     let mut all = pool.free.clone();
     let mut shared = std::collections::BTreeSet::new();
     for entry in cycles.flat_map(|c| &c.entries) {
@@ -198,19 +226,25 @@ mod tests {
     use super::*;
 
     const SLOTS: u64 = 4096;
+    const FRAME: u64 = 2048;
+
+    fn pool(frames: usize) -> Pool {
+        Pool::new(3 * FRAME, frames as u32, FRAME.trailing_zeros())
+    }
 
     fn all(pool: &Pool, cycles: &[&Cycle]) {
-        let frames = pool.holders.len() as u32;
-        assert_eq!(known(pool, cycles.iter().copied()), (0..frames).collect::<Vec<_>>());
+        let frames: Vec<u64> = (0..pool.holders.len() as u64).map(|f| FRAME * (f + 3)).collect();
+        assert_eq!(known(pool, cycles.iter().copied()), frames);
     }
 
     #[test]
     fn frames_keep_their_entries() {
-        let mut pool = Pool::new(SLOTS as u32);
-        let mut cycle = Cycle::new(SLOTS, &mut pool).unwrap();
+        let mut pool = pool(SLOTS as usize);
+        let cycle = Cycle::new(SLOTS, &mut pool).unwrap();
         for packet in 0..2000 {
             let frame = cycle.entry(packet);
-            assert!(cycle.take_back(packet..packet + 1, 0, |f| f == frame, &mut pool));
+            assert_eq!(cycle.in_order(packet, packet + 1, |_| frame), 1);
+            assert_eq!(cycle.in_order(packet, packet + 1, |_| frame + FRAME), 0);
             assert_eq!(cycle.entry(packet + cycle.len()), frame);
         }
         all(&pool, &[&cycle]);
@@ -218,10 +252,10 @@ mod tests {
 
     #[test]
     fn growing_and_shrinking_keep_outstanding_frames() {
-        let mut pool = Pool::new(SLOTS as u32);
+        let mut pool = pool(SLOTS as usize);
         let mut cycle = Cycle::new(SLOTS, &mut pool).unwrap();
         let held = 300..700;
-        let frames: Vec<u32> = held.clone().map(|p| cycle.entry(p)).collect();
+        let frames: Vec<u64> = held.clone().map(|p| cycle.entry(p)).collect();
         let kept = |cycle: &Cycle| held.clone().map(|p| cycle.entry(p)).collect::<Vec<_>>();
         while cycle.grow(held.clone(), &mut pool) {
             assert_eq!(kept(&cycle), frames);
@@ -232,7 +266,7 @@ mod tests {
             cycle.settle(held.clone(), &mut pool);
             assert_eq!(kept(&cycle), frames);
         }
-        assert_eq!(cycle.len(), 1024, "400 packets are more than a quarter of 1024");
+        assert_eq!(cycle.len(), 1024, "a cycle never gets shorter than it began");
         all(&pool, &[&cycle]);
         cycle.dissolve(held, 0, &mut pool);
         assert_eq!(pool.free.len(), SLOTS as usize);
@@ -240,7 +274,7 @@ mod tests {
 
     #[test]
     fn a_shared_frame_is_free_when_its_last_holder_returns_it() {
-        let mut pool = Pool::new(2 * FIRST as u32 + 1);
+        let mut pool = pool(2 * FIRST + 1);
         let mut a = Cycle::new(SLOTS, &mut pool).unwrap();
         let mut b = Cycle::new(SLOTS, &mut pool).unwrap();
         let frame = a.entry(0);
@@ -249,26 +283,29 @@ mod tests {
         pool.put(b.entry(0));
         b.set(0, frame | SHARED);
         all(&pool, &[&a, &b]);
-        assert!(a.take_back(0..1, 0, |f| f == frame, &mut pool));
+        assert_eq!(a.in_order(0, 1, |_| frame | SHARED), 0);
+        assert!(!a.take_back(0..1, 0, frame | SHARED, &mut pool));
+        assert_eq!(a.in_order(0, 1, |_| frame), 0);
+        assert!(a.take_back(0..1, 0, frame, &mut pool));
         assert_ne!(a.entry(0), frame, "still held by the other queue");
         all(&pool, &[&a, &b]);
-        assert!(b.take_back(0..1, 1, |f| f == frame, &mut pool));
+        assert!(b.take_back(0..1, 1, frame, &mut pool));
         assert_eq!(b.entry(0), frame);
         all(&pool, &[&a, &b]);
     }
 
     #[test]
     fn another_order_is_accepted_and_another_frame_is_not() {
-        let mut pool = Pool::new(SLOTS as u32);
+        let mut pool = pool(SLOTS as usize);
         let mut cycle = Cycle::new(SLOTS, &mut pool).unwrap();
-        let frames: Vec<u32> = (0..4).map(|p| cycle.entry(p)).collect();
+        let frames: Vec<u64> = (0..4).map(|p| cycle.entry(p)).collect();
         for (done, frame) in [frames[2], frames[0], frames[3], frames[1]].into_iter().enumerate() {
-            assert!(cycle.take_back(done as u64..4, 0, |f| f == frame, &mut pool));
-            let again = cycle.take_back(done as u64 + 1..4, 0, |f| f == frame, &mut pool);
+            assert!(cycle.take_back(done as u64..4, 0, frame, &mut pool));
+            let again = cycle.take_back(done as u64 + 1..4, 0, frame, &mut pool);
             assert!(!again, "returned twice");
         }
         let never = cycle.entry(5);
-        assert!(!cycle.take_back(4..5, 0, |f| f == never, &mut pool), "not outstanding");
+        assert!(!cycle.take_back(4..5, 0, never, &mut pool), "not outstanding");
         all(&pool, &[&cycle]);
     }
 }

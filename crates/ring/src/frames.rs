@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 
 use crate::abi::{Descriptor, Header};
 use crate::map::{Map, is_fixed, memory_file, seal_read_only};
+use crate::queue::prefetch;
 
 /// The owner's writable view of the frames region.
 #[derive(Debug)]
@@ -95,17 +96,6 @@ impl Frames {
     /// Asks the processor to load the start of a packet.
     #[inline]
     pub(crate) fn prefetch(&self, address: u64) {
-        #[cfg(target_arch = "x86_64")]
-        if (address as usize) < self.map.len() {
-            let at = self.map.at(address as usize, 0);
-            // SAFETY: a hint without effect on memory; the address lies in the mapping.
-            unsafe {
-                std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(
-                    at.as_ptr().cast(),
-                );
-            }
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = address;
+        prefetch(self.map.base().as_ptr().wrapping_add(address as usize));
     }
 }

@@ -159,7 +159,7 @@ proptest! {
             prop_assert!(queue.processed <= queue.enqueued);
         }
         prop_assert_eq!(victim.statistics().dropped, 0);
-        prop_assert!(balancer.producer.all_free(2 * SLOTS + 64), "a frame leaked");
+        prop_assert!(balancer.producer.all_free(2 * u64::from(SLOTS) + 64), "a frame leaked");
     }
 }
 

@@ -160,10 +160,63 @@ impl Ring {
         Descriptor::from_words(address.load(Ordering::Relaxed), word.load(Ordering::Relaxed))
     }
 
+    /// Asks the processor to load the descriptors from `from` to before `to`.
+    #[inline]
+    pub(crate) fn prefetch_descriptors(&self, from: u64, to: u64) {
+        for index in (from..to).step_by(4) {
+            prefetch(self.descriptor(index)[0].as_ptr().cast());
+        }
+    }
+
+    /// Asks the processor to take the cache lines of `count` descriptors away from the consumer,
+    /// which still has them from the round before.
+    #[inline]
+    pub(crate) fn claim_descriptors(&self, from: u64, count: u64) {
+        for index in (from..from + count).step_by(4) {
+            claim(self.descriptor(index)[0].as_ptr().cast());
+        }
+    }
+
+    /// Asks the processor to load the return entries from `from` to before `to`.
+    #[inline]
+    pub(crate) fn prefetch_returns(&self, from: u64, to: u64) {
+        for index in (from..to.min(from + self.slots())).step_by(8) {
+            prefetch(std::ptr::from_ref(self.return_entry(index)).cast());
+        }
+    }
+
     /// Return entry `index`.
     #[inline]
     pub(crate) fn return_entry(&self, index: u64) -> &AtomicU64 {
         // SAFETY: the masked index is below the number of return entries.
         unsafe { self.returns.add((index & self.mask) as usize).as_ref() }
     }
+}
+
+/// Asks the processor to load a cache line for writing. A hint without effect on memory.
+#[inline]
+fn claim(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch never faults and changes nothing; processors without it do nothing.
+    unsafe {
+        std::arch::asm!(
+            "prefetchw [{}]",
+            in(reg) address,
+            options(nostack, preserves_flags, readonly)
+        );
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
+/// Asks the processor to load a cache line. A hint without effect on memory, whatever the address.
+#[inline]
+pub(crate) fn prefetch(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch never faults.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
 }
