@@ -49,7 +49,7 @@ pub(crate) fn medians(row: &mut Row) -> (f64, f64) {
     (median(ours), median(baseline))
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }

@@ -1,6 +1,6 @@
 //! Row of the shared-memory queues.
 
-use crate::measure::{Row, Side};
+use crate::measure::{Row, Side, median};
 use shm::{Consumer, ConsumerOptions, Meta, Producer, Server, ServerOptions};
 use std::hint::{black_box, spin_loop};
 use std::path::{Path, PathBuf};
@@ -18,8 +18,10 @@ const BURST: usize = 32;
 const SLOTS: usize = 8192;
 /// Packets after which the producer looks whether its consumer follows.
 const STRETCH: usize = 1024;
-/// Stretches of one measurement.
-const STRETCHES: usize = 512;
+/// Stretches of one measurement: short, so that some are not disturbed by other programs.
+const STRETCHES: usize = 32;
+/// Measurements of one repetition, of which the median counts.
+const MEASUREMENTS: usize = 17;
 /// A consumer does not fall asleep within a measurement, but does between repetitions.
 const SPIN: Duration = Duration::from_micros(200);
 const CLUSTER: u32 = 4242;
@@ -71,13 +73,16 @@ fn stream(mut sending: impl Sending + 'static) -> Side {
                 break;
             }
         }
-        let start = Instant::now();
-        for _ in 0..STRETCHES {
-            (0..STRETCH / BURST).for_each(|_| sending.burst());
-            wait(&mut sending, SLOTS - STRETCH);
-        }
-        wait(&mut sending, 0);
-        start.elapsed().as_nanos() as f64 / (STRETCH * STRETCHES) as f64
+        let measurements = (0..MEASUREMENTS).map(|_| {
+            let start = Instant::now();
+            for _ in 0..STRETCHES {
+                (0..STRETCH / BURST).for_each(|_| sending.burst());
+                wait(&mut sending, SLOTS - STRETCH);
+            }
+            wait(&mut sending, 0);
+            start.elapsed().as_nanos() as f64 / (STRETCH * STRETCHES) as f64
+        });
+        median(measurements.collect())
     })
 }
 
