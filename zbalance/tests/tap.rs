@@ -194,9 +194,33 @@ fn a_consumer_is_killed(dir: &Path) {
     balancer.terminate();
 }
 
-/// The balancer is killed 20 times and comes back with another number of queues.
+/// Files below `dir`.
+fn files(dir: &Path) -> Vec<std::path::PathBuf> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { all.extend(files(&path)) } else { all.push(path) }
+    }
+    all.sort();
+    all
+}
+
+/// Shared memory of queues that a process has mapped, in bytes, and the descriptors that it holds.
+fn held(pid: u32) -> (u64, usize) {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let size = |line: &str| {
+        let (from, to) = line.split(' ').next().unwrap().split_once('-').unwrap();
+        u64::from_str_radix(to, 16).unwrap() - u64::from_str_radix(from, 16).unwrap()
+    };
+    let mapped = maps.lines().filter(|line| line.contains("/memfd:conjure-")).map(size).sum();
+    (mapped, std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count())
+}
+
+/// P05: the balancer is killed 20 times and comes back with another number of queues.
 fn the_balancer_is_killed(dir: &Path) {
     let sender = Sender::new(8);
+    let mut footprints: BTreeMap<u32, (Vec<std::path::PathBuf>, (u64, usize), (u64, usize))> =
+        BTreeMap::new();
     let mut consumers = [consumer_of(dir, 0), consumer_of(dir, 1)];
     for round in 0..20u32 {
         let queues = 2 + round % 3;
@@ -214,6 +238,10 @@ fn the_balancer_is_killed(dir: &Path) {
             let numbers = got.iter().map(|(_, number)| *number);
             assert!(numbers.eq(round * 50..(round + 1) * 50), "round {round}: {}", got.len());
         }
+        // Each time the same files, mapped memory and descriptors, here and in the balancer.
+        let found = (files(dir), held(balancer.0.id()), held(std::process::id()));
+        let first = footprints.entry(queues).or_insert_with(|| found.clone());
+        assert_eq!(*first, found, "round {round} left something behind");
         balancer.0.kill().unwrap();
         balancer.0.wait().unwrap();
         let deadline = Instant::now() + LIMIT;
@@ -224,10 +252,118 @@ fn the_balancer_is_killed(dir: &Path) {
             }
         }
     }
-    // Nothing of 20 balancers is still mapped.
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-    let regions = maps.lines().filter(|line| line.contains("/memfd:conjure-")).count();
-    assert_eq!(regions, 0, "{maps}");
+    // Nothing of 20 balancers is still mapped, and nothing has a name that outlives them.
+    assert_eq!(held(std::process::id()).0, 0);
+    for name in ["/dev/shm", "/dev/hugepages"] {
+        let Ok(entries) = std::fs::read_dir(name) else { continue };
+        for entry in entries.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            assert!(!name.contains("conjure") && !name.contains("ingest"), "{name}");
+        }
+    }
+}
+
+/// Frames with VLAN tags come out of the kernel, which takes tags off, as they were on the wire; and
+/// a monitor of the control socket sees them counted.
+fn tags_stay_and_the_monitor_counts(dir: &Path) {
+    const LINE: &str = "-i afp:tap0 -c 98 -n 1,2 -m 1 -g 0 -z";
+    let mut balancer = Process::balancer(dir, LINE);
+    balancer.says("zbalance: ready");
+    let mut consumers = [consumer_of(dir, 0), consumer_of(dir, 1), consumer_of(dir, 2)];
+    consumers.iter_mut().for_each(attach);
+    let frames: Vec<Vec<u8>> = [
+        "",                    // no tag
+        "8100 0064",           // 802.1Q, VLAN 100
+        "8100 efff",           // priority 7, VLAN 4095
+        "88a8 0ffe 8100 2001", // 802.1ad around 802.1Q
+        "8100 0001 8100 0002 8100 0003",
+    ]
+    .iter()
+    .map(|tags| tagged(tags))
+    .collect();
+    let expected: Vec<Vec<u8>> = (0..10).flat_map(|_| frames.clone()).collect();
+    send_raw("gen0", &expected);
+    let mut got: Vec<Vec<Vec<u8>>> = vec![Vec::new(); 3];
+    let deadline = Instant::now() + LIMIT;
+    while got.iter().map(Vec::len).sum::<usize>() < 100 && Instant::now() < deadline {
+        for (consumer, out) in consumers.iter_mut().zip(&mut got) {
+            for frame in consumer.receive(Duration::from_millis(5)).iter() {
+                if frame.data.ends_with(MARK) {
+                    out.push(frame.data.to_vec());
+                }
+            }
+        }
+    }
+    assert!(got[0] == expected, "{:02x?}", got[0].iter().take(5).collect::<Vec<_>>());
+    // One pair of addresses, whatever the tags: one queue of the second set, in order.
+    let second: Vec<_> = got[1..].iter().filter(|queue| !queue.is_empty()).collect();
+    assert!(second.len() == 1 && *second[0] == expected, "split over the second set");
+
+    let text = shm::monitor(dir, CLUSTER).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(json["cluster"], 98);
+    assert!(json["uptime_ms"].as_u64().is_some_and(|ms| ms > 0 && ms < 600_000), "{text}");
+    let interface = &json["interfaces"][0];
+    assert_eq!((&interface["name"], &interface["down"]), (&"afp:tap0".into(), &false.into()));
+    let received = interface["received"].as_u64().unwrap();
+    assert!(received >= 50 && interface["dropped"] == 0 && interface["reopened"] == 0, "{text}");
+    let queues = json["queues"].as_array().unwrap();
+    assert_eq!(queues.len(), 3);
+    for (number, queue) in queues.iter().enumerate() {
+        assert_eq!(queue["queue"], number);
+        assert_eq!(queue["set"], usize::from(number > 0));
+        assert_eq!(queue["consumer"], std::process::id());
+        assert_eq!(queue["hung"], false);
+        for drops in ["dropped_full", "dropped_quota", "no_frame"] {
+            assert_eq!(queue[drops], 0, "{text}");
+        }
+        assert!(queue["heartbeat_age_ms"].as_u64().is_some(), "{text}");
+    }
+    let sum = |field: &str, queues: &[serde_json::Value]| -> u64 {
+        queues.iter().map(|queue| queue[field].as_u64().unwrap()).sum()
+    };
+    assert_eq!(sum("enqueued", &queues[..1]), received);
+    assert_eq!(sum("enqueued", &queues[1..]), received);
+    drop(consumers);
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let text = shm::monitor(dir, CLUSTER).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        if json["queues"].as_array().unwrap().iter().all(|queue| queue["consumer"].is_null()) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "consumers that left are still shown: {text}");
+    }
+    balancer.terminate();
+}
+
+/// Ends every frame of the VLAN test.
+const MARK: &[u8] = b"behind the tags";
+
+/// A datagram with `tags` between addresses and type.
+fn tagged(tags: &str) -> Vec<u8> {
+    let digits: String = tags.split_whitespace().collect();
+    let mut frame = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1];
+    for at in (0..digits.len()).step_by(2) {
+        frame.push(u8::from_str_radix(&digits[at..at + 2], 16).unwrap());
+    }
+    frame.extend([8, 0, 0x45, 0, 0, 28 + MARK.len() as u8, 0, 0, 0, 0, 64, 17, 0, 0]);
+    frame.extend([10, 9, 0, 1, 10, 9, 0, 2, 0x1e, 0x61, 0x1e, 0x61]);
+    frame.extend([0, 8 + MARK.len() as u8, 0, 0]);
+    frame.extend(MARK);
+    frame
+}
+
+/// Sends whole frames on an interface. A packet socket wants an address that safe Rust cannot make.
+fn send_raw(interface: &str, frames: &[Vec<u8>]) {
+    const PROGRAM: &str = "import socket, sys\n\
+        s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)\n\
+        s.bind((sys.argv[1], 0))\n\
+        for frame in sys.argv[2:]: s.send(bytes.fromhex(frame))\n";
+    let hex = |frame: &Vec<u8>| frame.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let mut command = Command::new("python3");
+    command.args(["-c", PROGRAM, interface]).args(frames.iter().map(hex));
+    assert!(command.status().expect("python3 is needed").success());
 }
 
 /// Run by `inside`: reads queue 1 until it is killed.
@@ -252,6 +388,7 @@ fn inside() {
     network();
     let dir = tempfile::tempdir().unwrap();
     counts_are_right(dir.path());
+    tags_stay_and_the_monitor_counts(dir.path());
     a_consumer_is_killed(dir.path());
     the_balancer_is_killed(dir.path());
     println!("all is balanced");
