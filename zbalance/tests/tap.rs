@@ -205,6 +205,9 @@ fn files(dir: &Path) -> Vec<std::path::PathBuf> {
     all
 }
 
+/// Files, and what the balancer and this process hold.
+type Footprint = (Vec<std::path::PathBuf>, (u64, usize), (u64, usize));
+
 /// Shared memory of queues that a process has mapped, in bytes, and the descriptors that it holds.
 fn held(pid: u32) -> (u64, usize) {
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
@@ -219,8 +222,7 @@ fn held(pid: u32) -> (u64, usize) {
 /// P05: the balancer is killed 20 times and comes back with another number of queues.
 fn the_balancer_is_killed(dir: &Path) {
     let sender = Sender::new(8);
-    let mut footprints: BTreeMap<u32, (Vec<std::path::PathBuf>, (u64, usize), (u64, usize))> =
-        BTreeMap::new();
+    let mut footprints: BTreeMap<u32, Footprint> = BTreeMap::new();
     let mut consumers = [consumer_of(dir, 0), consumer_of(dir, 1)];
     for round in 0..20u32 {
         let queues = 2 + round % 3;
