@@ -549,7 +549,7 @@ async fn print_stats(pipeline: Arc<Pipeline>, workers_queue: usize) {
 
 /// Accepts for ever. Beyond the bound of sessions a connection waits in the kernel's queue, where
 /// it looks like any other connection to a busy host.
-async fn accept(listener: TcpListener, station: Arc<Station>, sessions: Arc<Semaphore>) {
+pub async fn accept(listener: TcpListener, station: Arc<Station>, sessions: Arc<Semaphore>) {
     let log = Logger::new("[REG] ");
     loop {
         let Ok(permit) = Arc::clone(&sessions).acquire_owned().await else { return };

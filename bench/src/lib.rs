@@ -5,21 +5,31 @@
 #![forbid(unsafe_code)]
 
 mod detector;
+pub mod idle;
+pub mod loopback;
 mod measure;
+mod registrations;
+mod relaying;
 mod report;
 mod ring;
+pub mod station;
 mod tag;
 
 pub use measure::{Row, Side};
 pub use report::{Outcome, run};
 
-/// Makes a row; building it may take memory and time, so rows are made one after the other.
-pub type MakeRow = fn() -> Row;
+/// Makes a row; building it may take memory and time, so rows are made one after the other. A row
+/// that this host cannot measure says what is missing.
+pub type MakeRow = fn() -> Result<Row, String>;
 
 /// All rows by name.
 pub const ROWS: &[(&str, MakeRow)] = &[
-    ("detector-uninteresting", detector::uninteresting),
-    ("detector-floor", detector::floor),
-    ("ring-handover", ring::handover),
-    ("tag-miss", tag::miss),
+    ("detector-uninteresting", || Ok(detector::uninteresting())),
+    ("detector-floor", || Ok(detector::floor())),
+    ("ring-handover", || Ok(ring::handover())),
+    ("tag-miss", || Ok(tag::miss())),
+    ("relay", relaying::row),
+    ("registrations", registrations::alone),
+    ("registrations-sinks", registrations::with_sinks),
+    ("idle-session-bytes", idle::row),
 ];

@@ -1,6 +1,8 @@
 //! Interleaved measurement of two sides.
 
-use std::time::Instant;
+use rustix::thread::CpuSet;
+use rustix::time::{ClockId, clock_gettime};
+use std::time::{Duration, Instant};
 
 /// Repetitions of each side; odd, so that the median is one of them.
 const REPETITIONS: usize = 15;
@@ -35,6 +37,22 @@ pub(crate) fn nanoseconds(items: usize, mut work: impl FnMut() + 'static) -> Sid
         work();
         start.elapsed().as_nanos() as f64 / items as f64
     })
+}
+
+/// Processor time that the calling thread has spent.
+pub(crate) fn thread_time() -> Duration {
+    let spent = clock_gettime(ClockId::ThreadCPUTime);
+    // Neither part of this clock is ever negative.
+    Duration::new(spent.tv_sec as u64, spent.tv_nsec as u32)
+}
+
+/// Moves the calling thread, and the processes that it starts, to the first CPU: both sides of a
+/// row run on the last, and what serves them must not take their time.
+pub(crate) fn run_on_first_cpu() {
+    let mut first = CpuSet::new();
+    first.set(0);
+    // Where that is refused the scheduler separates the two.
+    let _ = rustix::thread::sched_setaffinity(None, &first);
 }
 
 /// Medians of both sides, measured in turn after one round to warm up.

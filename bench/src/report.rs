@@ -2,7 +2,7 @@
 
 use crate::ROWS;
 use crate::measure::medians;
-use crate::ring;
+use crate::{relaying, ring};
 use serde::Serialize;
 use std::process::ExitCode;
 
@@ -19,6 +19,8 @@ pub enum Outcome {
     Done,
     /// A baseline did not land where it should, so its row says nothing.
     Void,
+    /// A row could not be measured on this host.
+    Unavailable,
     /// Wrong command line.
     Usage,
     /// The result could not be written.
@@ -30,6 +32,7 @@ impl From<Outcome> for ExitCode {
         Self::from(match outcome {
             Outcome::Done => 0,
             Outcome::Void => 65,
+            Outcome::Unavailable => 69,
             Outcome::Usage => 64,
             Outcome::Output => 74,
         })
@@ -63,7 +66,14 @@ pub fn run(words: impl Iterator<Item = String>) -> Outcome {
         if !only.is_empty() && !only.iter().any(|wanted| wanted == name) {
             continue;
         }
-        let mut row = make();
+        let mut row = match make() {
+            Ok(row) => row,
+            Err(reason) => {
+                eprintln!("bench {name}: {reason}");
+                outcome = Outcome::Unavailable;
+                continue;
+            }
+        };
         let (ours, baseline) = medians(&mut row);
         let ratio = ours / baseline;
         let (unit, baseline_name) = (row.unit, row.baseline_name);
@@ -73,7 +83,7 @@ pub fn run(words: impl Iterator<Item = String>) -> Outcome {
             "bench {name} ours={ours:.1}{unit} baseline={baseline:.1}{unit} ratio={ratio:.3} \
              ({baseline_name}){remark}"
         );
-        if void {
+        if void && outcome == Outcome::Done {
             outcome = Outcome::Void;
         }
         lines.push(Line { name, ours, unit, baseline, baseline_name, ratio });
@@ -110,6 +120,10 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Vec<String>>,
             }
             ring::CONSUMER => {
                 ring::consume(words.next().ok_or("no folder given")?.into());
+                return Ok(None);
+            }
+            relaying::HOST => {
+                relaying::host()?;
                 return Ok(None);
             }
             other => return Err(format!("unknown argument {other}")),

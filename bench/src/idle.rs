@@ -1,0 +1,207 @@
+//! Row of the memory that an idle tunnel holds, measured by programs of their own (`bench-idle`),
+//! because they count what they allocate.
+//!
+//! A station serves its tunnels with one thread, in a network of its own with the kernel's DNAT;
+//! clients and covert are another process, which opens the tunnels that it is told to. Where the
+//! limit of descriptors is too low for all tunnels, several stations share them.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use application::Station;
+use application::daemon::accept;
+use application::listener;
+use telemetry::process::raise_nofile_limit;
+use tokio::sync::{Semaphore, oneshot};
+
+use crate::loopback::{self, COVERT};
+use crate::measure::Row;
+use crate::station;
+
+/// Tunnels before and after.
+const FEW: u64 = 1_000;
+const MANY: u64 = 11_000;
+/// Descriptors of a tunnel at the station.
+const DESCRIPTORS: u64 = 2;
+/// Descriptors of everything else.
+const SPARE: u64 = 500;
+const IDLE: Duration = Duration::from_secs(5);
+/// Most bytes that a tunnel may hold.
+const BOUND: f64 = 4096.0;
+/// Word that makes `bench-idle` the clients and the covert.
+const CLIENTS: &str = "clients";
+
+/// The heap of the difference between many and few tunnels, by tunnel, against its bound.
+pub(crate) fn row() -> Result<Row, String> {
+    let limit = raise_nofile_limit().unwrap_or(u64::MAX).max(SPARE + DESCRIPTORS);
+    let stations = (MANY * DESCRIPTORS).div_ceil(limit - SPARE);
+    let program = program()?;
+    let started: Vec<Child> = (0..stations)
+        .map(|at| {
+            let share = |all: u64| all / stations + u64::from(at < all % stations);
+            Command::new(&program)
+                .args([share(FEW).to_string(), share(MANY).to_string()])
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .spawn()
+                .map_err(|e| format!("{}: {e} (make build)", program.display()))
+        })
+        .collect::<Result<_, _>>()?;
+    let mut bytes = 0;
+    for station in started {
+        let output = station.wait_with_output().map_err(|e| e.to_string())?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let counted = text.lines().find_map(|line| line.strip_prefix('=')?.parse::<i64>().ok());
+        bytes += counted.ok_or("bench-idle has failed")?;
+    }
+    let each = bytes as f64 / (MANY - FEW) as f64;
+    Ok(Row {
+        unit: "B",
+        baseline_name: "what a tunnel may hold",
+        ours: Box::new(move || each),
+        baseline: Box::new(|| BOUND),
+        plausible: None,
+    })
+}
+
+/// `bench-idle` lies beside this program.
+fn program() -> Result<PathBuf, String> {
+    let me = std::env::current_exe().map_err(|e| e.to_string())?;
+    Ok(me.with_file_name("bench-idle"))
+}
+
+/// The `bench-idle` program: `FEW MANY` prints the bytes by which the heap grows from few to many
+/// tunnels. `heap` runs its argument and returns the bytes that it allocated and did not free.
+///
+/// # Errors
+/// When something that the measurement needs is missing, or a tunnel does not work.
+pub fn run(
+    words: impl Iterator<Item = String>,
+    heap: impl Fn(&mut dyn FnMut()) -> i64,
+) -> Result<(), String> {
+    let words: Vec<String> = words.collect();
+    if words.first().is_some_and(|word| word == CLIENTS) {
+        return serve_clients().map_err(|e| e.to_string());
+    }
+    let numbers: Option<Vec<u64>> = words.iter().map(|word| word.parse().ok()).collect();
+    let Some(&[few, many]) = numbers.as_deref() else {
+        return Err("usage: bench-idle FEW MANY".to_owned());
+    };
+    loopback::enter()?;
+    println!("={}", grown(few, many, heap)?);
+    Ok(())
+}
+
+/// Bytes by which the heap grows from `few` to `many` tunnels.
+fn grown(few: u64, many: u64, heap: impl Fn(&mut dyn FnMut()) -> i64) -> Result<i64, String> {
+    let failed = |e: std::io::Error| e.to_string();
+    raise_nofile_limit();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let inside = runtime.enter();
+    let station = station::start("")?;
+    let phantoms = listener::listen(listener::default_address()).map_err(failed)?;
+    let sessions = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
+    runtime.spawn(accept(phantoms, Arc::clone(&station), sessions));
+    drop(inside);
+    let mut clients = Clients::start().map_err(failed)?;
+    runtime.block_on(open(&station, 0..few, &mut clients))?;
+    let mut result = Ok(());
+    let bytes = heap(&mut || {
+        result = runtime.block_on(open(&station, few..many, &mut clients));
+    });
+    result?;
+    let open = station.pipeline.stats.proxy.open.value();
+    if open == many as i64 { Ok(bytes) } else { Err(format!("{open} of {many} tunnels are open")) }
+}
+
+/// Opens the tunnels of the registrations of these numbers, and leaves them idle.
+async fn open(
+    station: &Station,
+    numbers: std::ops::Range<u64>,
+    clients: &mut Clients,
+) -> Result<(), String> {
+    for number in numbers {
+        let phantom = station::register(station, number).await?;
+        let opened = clients.open(number, phantom);
+        opened.await.map_err(|_| format!("tunnel {number} does not work"))?;
+    }
+    tokio::time::sleep(IDLE).await;
+    Ok(())
+}
+
+/// Tunnel to open, and where to say that it works.
+type Wanted = (u64, SocketAddr, oneshot::Sender<()>);
+
+/// The process with the clients, and the thread that talks to it.
+struct Clients {
+    child: Child,
+    wanted: std::sync::mpsc::SyncSender<Wanted>,
+}
+
+impl Clients {
+    fn start() -> std::io::Result<Self> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .arg(CLIENTS)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let (mut orders, done) = child.stdin.take().zip(child.stdout.take()).expect("are piped");
+        let mut done = BufReader::new(done);
+        let (wanted, all) = std::sync::mpsc::sync_channel::<Wanted>(1);
+        std::thread::spawn(move || {
+            for (number, phantom, works) in all {
+                let mut line = String::new();
+                let answer =
+                    writeln!(orders, "{number} {phantom}").and_then(|()| done.read_line(&mut line));
+                // Without an answer `works` is dropped, which is the answer.
+                if answer.is_ok() && line.trim() == number.to_string() {
+                    let _ = works.send(());
+                }
+            }
+        });
+        Ok(Self { child, wanted })
+    }
+
+    fn open(&mut self, number: u64, phantom: SocketAddr) -> oneshot::Receiver<()> {
+        let (works, opened) = oneshot::channel();
+        // A thread that has ended drops `works`, which is the answer.
+        let _ = self.wanted.send((number, phantom, works));
+        opened
+    }
+}
+
+impl Drop for Clients {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Opens a tunnel for each line `NUMBER PHANTOM`, sends a byte each way, and keeps it open.
+fn serve_clients() -> std::io::Result<()> {
+    raise_nofile_limit();
+    let covert = TcpListener::bind(COVERT)?;
+    let mut open = Vec::new();
+    for line in std::io::stdin().lines() {
+        let line = line?;
+        let (number, phantom) = line.split_once(' ').expect("two words");
+        let number: u64 = number.parse().expect("a number");
+        let mut client = TcpStream::connect(phantom)?;
+        let tag = keys::SharedSecret::new(&station::secret(number)).min_identifier();
+        client.write_all(&[tag.as_slice(), b"u"].concat())?;
+        let (mut server, _) = covert.accept()?;
+        let mut byte = [0];
+        server.read_exact(&mut byte)?;
+        server.write_all(b"d")?;
+        client.read_exact(&mut byte)?;
+        open.push((client, server));
+        println!("{number}");
+    }
+    Ok(())
+}

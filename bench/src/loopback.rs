@@ -1,0 +1,47 @@
+//! A network of its own for the rows that need tunnels: loopback, and the kernel's DNAT from
+//! phantoms to the application, as on a station's host.
+
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::process::{Command, Stdio};
+
+/// The covert of every tunnel.
+pub const COVERT: SocketAddr =
+    SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(198, 51, 100, 2), 9999));
+
+/// Where the kernel sends connections to port 444 of a phantom: a relay that is not ours.
+pub const OTHER_RELAY: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 41246));
+
+const RULES: &str = "\
+table ip bench {
+  chain output {
+    type nat hook output priority -100
+    ip daddr 192.122.190.0/24 tcp dport 443 dnat to 127.0.0.1:41245
+    ip daddr 192.122.190.0/24 tcp dport 444 dnat to 127.0.0.1:41246
+  }
+}
+";
+
+/// Moves this process into namespaces of its own and builds the network there. The process starts
+/// again, with the same arguments, when it is not inside yet.
+///
+/// # Errors
+/// When the host allows no namespaces, or a tool is missing or refuses.
+pub fn enter() -> Result<(), String> {
+    lab::isolate::enter().map_err(|e| e.to_string())?;
+    tool("ip", &["link", "set", "lo", "up"], "")?;
+    tool("ip", &["addr", "add", "198.51.100.2/32", "dev", "lo"], "")?;
+    tool("ip", &["route", "add", "local", "192.122.190.0/24", "dev", "lo"], "")?;
+    tool("nft", &["-f", "-"], RULES)
+}
+
+fn tool(program: &str, arguments: &[&str], input: &str) -> Result<(), String> {
+    let said = |e: std::io::Error| format!("{program}: {e} (Debian: iproute2, nftables)");
+    let mut child =
+        Command::new(program).args(arguments).stdin(Stdio::piped()).spawn().map_err(said)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(input.as_bytes()).map_err(said)?;
+    }
+    let status = child.wait().map_err(said)?;
+    if status.success() { Ok(()) } else { Err(format!("{program} {arguments:?}: {status}")) }
+}

@@ -1,0 +1,143 @@
+//! The application's library as the rows use it, and the registrations that they give it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use application::Station;
+use application::announce::Announcer;
+use application::covert::SystemResolver;
+use application::intake::{self, Served};
+use application::liveness::{LivenessSettings, LivenessTester, TcpDialer};
+use application::pipeline::Pipeline;
+use application::policy::Policy;
+use application::stats::Stats;
+use application::store::Store;
+use arc_swap::ArcSwap;
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use signalling::{C2sWrapper, ClientToStation, Message, RegistrationFlags};
+use telemetry::log::Logger;
+use transports::Transport;
+use transports::prefix::PrefixTable;
+
+use crate::loopback::COVERT;
+
+/// The phantom subnets of every row.
+pub const PHANTOMS: &str = "[Networks]\n[Networks.1]\nGeneration = 1\n\
+    [[Networks.1.WeightedSubnets]]\nWeight = 1\n\
+    Subnets = [\"192.122.190.0/24\", \"2001:48a8:687f:1::/64\"]\n";
+/// The shipped configuration.
+const CONFIGURATION: &str = include_str!("../../conf/app_config.toml");
+/// Its line that reads the addresses of the host, which a measurement must not depend on.
+const PUBLIC_ADDRESSES: &str = "covert_blocklist_public_addrs = true";
+
+/// The secret of registration `number`.
+pub fn secret(number: u64) -> [u8; 32] {
+    let mut secret = [0; 32];
+    ChaCha20Rng::seed_from_u64(number).fill_bytes(&mut secret);
+    secret
+}
+
+/// Registration `number` as it comes from the bus: Min, IPv4, prescanned.
+pub fn frame(number: u64) -> Vec<u8> {
+    let client = 0x0a0a_0000 | (number as u32 & 0xffff);
+    C2sWrapper {
+        shared_secret: Some(secret(number).to_vec()),
+        registration_payload: Some(ClientToStation {
+            decoy_list_generation: Some(1),
+            client_lib_version: Some(4),
+            transport: Some(Transport::Min.number()),
+            covert_address: Some(COVERT.to_string()),
+            v4_support: Some(true),
+            v6_support: Some(false),
+            flags: Some(RegistrationFlags { prescanned: Some(true), ..Default::default() }),
+            ..Default::default()
+        }),
+        registration_source: Some(2),
+        registration_address: Some(client.to_be_bytes().to_vec()),
+        ..Default::default()
+    }
+    .encode_to_vec()
+}
+
+/// The application's parts with the shipped configuration; an empty `redis_url` turns Redis off.
+/// Must be called within a tokio runtime.
+///
+/// # Errors
+/// When a file cannot be written or read.
+pub fn start(redis_url: &str) -> Result<Arc<Station>, String> {
+    let served = Served {
+        v4: true,
+        v6: false,
+        transports: vec![Transport::Min, Transport::Prefix],
+        prefixes: PrefixTable::default(),
+    };
+    let store = Arc::new(Store::new(1_000_000));
+    let queue = session::hub::DEFAULT_QUEUE;
+    let unprobed = LivenessSettings {
+        window: std::time::Duration::from_millis(700),
+        live_expiry: None,
+        nonlive_expiry: None,
+        live_capacity: 0,
+        nonlive_capacity: 0,
+    };
+    Ok(Arc::new(Station {
+        pipeline: Arc::new(Pipeline {
+            served,
+            policy: ArcSwap::from_pointee(policy()?),
+            announcer: Announcer::new(Arc::clone(&store), [7; 16], queue, redis_url),
+            store,
+            liveness: LivenessTester::new(&unprobed, TcpDialer),
+            resolver: SystemResolver { limit: std::time::Duration::from_secs(3) },
+            probes: tokio::sync::Semaphore::new(4096),
+            stats: Arc::new(Stats::default()),
+            log: Logger::new("[REG] "),
+        }),
+        keys: vec![keys::StationKey::from_private(&[0x40; 32]).map_err(|e| e.to_string())?],
+        stall: relay::StallLimits::default(),
+        relay_mode: relay::Mode::Auto,
+        dial_timeout: std::time::Duration::from_secs(30),
+        deadline_ms: application::connection::DEADLINE_MS,
+    }))
+}
+
+fn policy() -> Result<Policy, String> {
+    let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let (settings, phantoms) = (dir.path().join("app.toml"), dir.path().join("phantoms.toml"));
+    let text = CONFIGURATION.replace(PUBLIC_ADDRESSES, "covert_blocklist_public_addrs = false");
+    std::fs::write(&settings, text).map_err(|e| e.to_string())?;
+    std::fs::write(&phantoms, PHANTOMS).map_err(|e| e.to_string())?;
+    let settings = conf::Application::load(&settings).map_err(|e| e.to_string())?.value;
+    Policy::build(&settings, &phantoms).map(|(policy, _)| policy).map_err(|e| e.to_string())
+}
+
+/// Tracks registration `number`; its phantom and port.
+///
+/// # Errors
+/// When the registration is refused.
+pub async fn register(station: &Station, number: u64) -> Result<SocketAddr, String> {
+    let frame = frame(number);
+    let policy = station.pipeline.policy.load_full();
+    let read =
+        intake::read(&frame, &station.pipeline.served, &policy).map_err(|e| e.to_string())?;
+    let registration = read.registrations.first().ok_or("no registration in the message")?;
+    station.pipeline.handle(&frame).await;
+    let stored = station.pipeline.store.find(registration.phantom, &registration.identifier);
+    stored.map(|r| r.phantom_endpoint()).ok_or_else(|| "the registration was refused".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn registrations_are_accepted_and_unique() {
+        let station = start("").unwrap();
+        for number in 0..100 {
+            assert_eq!(register(&station, number).await.unwrap().port(), 443);
+        }
+        assert_eq!(station.pipeline.store.len(), 100);
+        let policy = station.pipeline.policy.load();
+        assert!(!policy.covert.blocked.is_empty(), "the shipped lists are in force");
+    }
+}
