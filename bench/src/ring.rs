@@ -18,10 +18,8 @@ const BURST: usize = 32;
 const SLOTS: usize = 8192;
 /// Packets that may be under way: the consumer follows closely, as one that keeps up does.
 const UNDER_WAY: usize = 1024;
-/// Packets after which the producer looks whether its consumer follows.
-const STRETCH: usize = 32;
-/// Stretches of one measurement: short, so that some are not disturbed by other programs.
-const STRETCHES: usize = 256;
+/// Bursts of one measurement: few, so that some are not disturbed by other programs.
+const BURSTS: usize = 2048;
 /// Measurements of one repetition, of which the median counts.
 const MEASUREMENTS: usize = 9;
 /// A consumer does not fall asleep within a measurement, but does between repetitions.
@@ -86,11 +84,11 @@ fn stream(mut sending: impl Sending + 'static) -> Side {
         wait(&mut sending, 0);
         let measurements = (0..MEASUREMENTS).map(|_| {
             let start = Instant::now();
-            for _ in 0..STRETCHES {
-                (0..STRETCH / BURST).for_each(|_| sending.burst());
-                wait(&mut sending, UNDER_WAY - STRETCH);
+            for _ in 0..BURSTS {
+                sending.burst();
+                wait(&mut sending, UNDER_WAY - BURST);
             }
-            start.elapsed().as_nanos() as f64 / (STRETCH * STRETCHES) as f64
+            start.elapsed().as_nanos() as f64 / (BURST * BURSTS) as f64
         });
         let median = median(measurements.collect());
         wait(&mut sending, 0);
@@ -153,7 +151,7 @@ impl Sending for Queue {
             delivered += self.producer.send_with(PACKET, &meta, 1, write).delivered;
         }
         self.producer.flush();
-        assert!(delivered == BURST as u32, "a stretch fits into the ring");
+        assert!(delivered == BURST as u32, "what is under way fits into the ring");
     }
 
     fn outstanding(&self) -> Option<u64> {
