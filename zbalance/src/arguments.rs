@@ -1,18 +1,35 @@
 //! Command line of the reference's balancer, as far as this one has its concepts
 //! (`spec/ingest.md` 3.1, 12).
 
-use clap::Parser;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use clap::error::ContextKind;
+use clap::{ArgAction, CommandFactory, Parser};
 use packet::distribution::Mode;
+use telemetry::process::Exit;
+
+use crate::file::{DEFAULT_FILE, OptionFile};
+use crate::foreign::Foreign;
 
 /// Captures packets and spreads them over the queues that detector workers read.
 ///
 /// Statistics are written to stats/ID in the folder of the control socket (CJ_IPC_DIR, by default
 /// /run/conjure) once a second.
+///
+/// Options may stand in a file, one on a line (-o=VALUE or -o VALUE, # for comments): zbalance FILE,
+/// or without any argument /etc/cluster/cluster.conf.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "zbalance", version)]
+#[command(
+    name = "zbalance",
+    version,
+    after_help = "Options of the reference that do nothing here: -b -J -Q -R -S -u -w. Refused, with \
+                  the reason: -A -C -D -E -f -G -M -O -r -T -X -Y -Z."
+)]
 pub struct Arguments {
     /// Sources, separated by commas: INTERFACE, afp:INTERFACE or pcap:FILE; zc: before one is ignored.
-    #[arg(short = 'i', long, value_name = "SOURCE,…", required = true, value_delimiter = ',')]
+    #[arg(short = 'i', long, value_name = "SOURCE,…", required = true, value_delimiter = ',',
+          action = ArgAction::Set, num_args = 1)]
     pub interfaces: Vec<String>,
     /// Cluster: the label that consumers ask for.
     #[arg(short, long, value_name = "ID", default_value_t = 103)]
@@ -55,26 +72,105 @@ pub struct Arguments {
     pub verbose: bool,
     /// Write the process id to this file and remove it at the end.
     #[arg(short = 'P', long, value_name = "FILE")]
-    pub pid_file: Option<std::path::PathBuf>,
+    pub pid_file: Option<PathBuf>,
+    /// Go into the background once everything is ready; the exit code tells whether it is.
+    #[arg(short = 'd', long)]
+    pub daemon: bool,
+    /// Write to this file, emptied first, instead of the terminal.
+    #[arg(short = 'l', long, value_name = "FILE")]
+    pub log: Option<PathBuf>,
+    /// Take only frames with one of these VLAN ids (0 to 4094) among their tags.
+    #[arg(short = 'x', long = "vlans", value_name = "ID[,ID…]", value_delimiter = ',',
+          value_parser = clap::value_parser!(u16).range(0..=4094))]
+    pub vlans: Vec<u16>,
     /// Seconds to wait before the first packet is read, at most 10.
     #[arg(short = 'W', long, value_name = "SECONDS", default_value_t = 0)]
     pub wait: u64,
     /// Open the sources, say what is wrong, and exit: 0 when the balancer could start.
     #[arg(long)]
     pub check_config: bool,
+    /// What only the reference has.
+    #[command(flatten)]
+    pub foreign: Foreign,
+}
+
+/// Why there are no arguments to work with.
+#[derive(Debug)]
+enum Unusable {
+    /// The command line is wrong, or asks for help or version.
+    CommandLine(clap::Error),
+    /// It has an option that is refused.
+    Foreign(String),
+    /// The file of options is wrong.
+    File(String),
+}
+
+/// The spellings of the option that `error` is about.
+fn names(error: &clap::Error) -> Vec<String> {
+    let Some(found) = error.get(ContextKind::InvalidArg) else { return Vec::new() };
+    let found = found.to_string();
+    let name = found.split([' ', '=']).next().unwrap_or_default().to_owned();
+    let mut names = vec![name.clone()];
+    for argument in Arguments::command().get_arguments() {
+        if argument.get_long().is_some_and(|long| name == format!("--{long}")) {
+            names.extend(argument.get_short().map(|short| format!("-{short}")));
+        }
+    }
+    names
 }
 
 impl Arguments {
-    /// Parses the arguments of this process; prints help or usage and exits when asked to.
+    /// Parses the arguments of this process; prints help or what is wrong and exits when it has to.
     pub fn of_process() -> Self {
-        match Self::try_parse() {
+        match Self::of_words(std::env::args_os().collect(), Path::new(DEFAULT_FILE)) {
             Ok(arguments) => arguments,
-            Err(error) => {
+            Err(Unusable::CommandLine(error)) => {
                 // Nothing better can be done when the terminal is gone.
                 let _ = error.print();
-                let usage = telemetry::process::Exit::Usage as i32;
-                std::process::exit(if error.use_stderr() { usage } else { 0 });
+                std::process::exit(if error.use_stderr() { Exit::Usage as i32 } else { 0 });
             }
+            Err(Unusable::Foreign(text)) => {
+                eprintln!("zbalance: ERROR: {text}");
+                std::process::exit(Exit::Usage as i32);
+            }
+            Err(Unusable::File(text)) => {
+                eprintln!("zbalance: ERROR: {text}");
+                std::process::exit(Exit::Config as i32);
+            }
+        }
+    }
+
+    /// Arguments from the words of a command line, or from the file that they name; `default_file`
+    /// is taken when there are none.
+    fn of_words(words: Vec<OsString>, default_file: &Path) -> Result<Self, Unusable> {
+        let file = match &words[..] {
+            [] | [_] if default_file.exists() => default_file.to_owned(),
+            [_, only] if !only.as_encoded_bytes().starts_with(b"-") => only.into(),
+            _ => {
+                let arguments = Self::try_parse_from(&words).map_err(Unusable::CommandLine)?;
+                return match arguments.foreign.refusal() {
+                    Some((option, reason)) => Err(Unusable::Foreign(format!("{option}: {reason}"))),
+                    None => Ok(arguments),
+                };
+            }
+        };
+        Self::of_file(&file).map_err(Unusable::File)
+    }
+
+    fn of_file(path: &Path) -> Result<Self, String> {
+        let file = OptionFile::read(path).map_err(|error| error.to_string())?;
+        let words = std::iter::once("zbalance").chain(file.words());
+        let arguments = Self::try_parse_from(words).map_err(|error| {
+            let rendered = error.render().to_string();
+            let first = rendered.lines().next().unwrap_or_default();
+            let text = first.strip_prefix("error: ").unwrap_or(first).to_owned();
+            file.error(&names(&error), text).to_string()
+        })?;
+        match arguments.foreign.refusal() {
+            Some((option, reason)) => {
+                Err(file.error(&[option.to_owned()], reason.into()).to_string())
+            }
+            None => Ok(arguments),
         }
     }
 
@@ -102,11 +198,93 @@ mod tests {
         assert_eq!(parse("z -i x -n 1").unwrap().core(0, 2), None);
     }
 
+    fn of_file(text: &str) -> Result<Arguments, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("cluster.conf");
+        std::fs::write(&path, text).unwrap();
+        let folder = format!("{}/", dir.path().display());
+        let words = vec!["zbalance".into(), path.into_os_string()];
+        match Arguments::of_words(words, Path::new("/nonexistent")) {
+            Ok(arguments) => Ok(arguments),
+            Err(Unusable::File(text)) => Err(text.replace(&folder, "")),
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_file_holds_the_same_options() {
+        let a =
+            of_file("# cluster\n-i=afp:tap0,eth1\n-c 98\n-n=4,4\n-m \"1\"\n-g=3\n-z\n").unwrap();
+        let b = parse("zbalance -i afp:tap0,eth1 -c 98 -n 4,4 -m 1 -g 3 -z").unwrap();
+        assert_eq!(format!("{a:?}"), format!("{b:?}"));
+        for (text, expected) in [
+            ("-i=x\n-n=0\n", "cluster.conf:2: invalid value '0'"),
+            ("-i=x\n-n=4\n-k\n", "cluster.conf:3: unexpected argument '-k'"),
+            ("-i=x\n-n=4\n-D=nobody\n", "cluster.conf:3: the balancer does not change its user"),
+            ("-n=4\n", "cluster.conf: the following required arguments"),
+            ("-i=x\n-n=4\n-x=4095\n", "cluster.conf:3: invalid value '4095'"),
+        ] {
+            let error = of_file(text).unwrap_err();
+            assert!(error.starts_with(expected), "{text:?}: {error}");
+        }
+        let missing = vec!["zbalance".into(), "/nonexistent/x.conf".into()];
+        assert!(matches!(
+            Arguments::of_words(missing, Path::new("/nonexistent")),
+            Err(Unusable::File(text)) if text.starts_with("/nonexistent/x.conf: cannot be read")
+        ));
+        let nothing = vec!["zbalance".into()];
+        let result = Arguments::of_words(nothing, Path::new("/nonexistent"));
+        assert!(matches!(result, Err(Unusable::CommandLine(_))));
+    }
+
+    #[test]
+    fn options_of_the_reference_are_never_taken_for_others() {
+        for line in ["-R 1000", "-S 1", "-u /mnt/huge", "-Q /tmp/q0", "-w", "-J"] {
+            let arguments = parse(&format!("z -i x -n 1 {line}")).unwrap();
+            let notices = arguments.foreign.notices();
+            assert_eq!(notices.len(), 1, "{line}");
+            assert!(notices[0].starts_with(&line[..2]), "{notices:?}");
+            assert!(arguments.foreign.refusal().is_none());
+        }
+        for line in [
+            "-D nobody",
+            "-f /tmp/bpf",
+            "-X",
+            "-r 1:eth0",
+            "-G 0:1",
+            "-M 7",
+            "-Y 0x8585",
+            "-T",
+            "-C /tmp/rules",
+            "-O /tmp/protocols",
+            "-Z",
+            "-E tcp://127.0.0.1:5555",
+            "-A 1",
+        ] {
+            let words = format!("z -i x -n 1 {line}").split(' ').map(OsString::from).collect();
+            match Arguments::of_words(words, Path::new("/nonexistent")) {
+                Err(Unusable::Foreign(text)) => assert!(text.starts_with(&line[..2]), "{text}"),
+                other => panic!("{line}: {other:?}"),
+            }
+        }
+        // Twice -i would be two balancers with queues of their own.
+        assert!(parse("z -i x -i y -n 1").is_err());
+        for (line, ids) in [("-x 1,4094", vec![1, 4094]), ("--vlans 0", vec![0])] {
+            assert_eq!(parse(&format!("z -i x -n 1 {line}")).unwrap().vlans, ids);
+        }
+        assert!(parse("z -i x -n 1 -x 4095").is_err());
+    }
+
     #[test]
     fn an_empty_variable_is_noticed() {
-        for line in
-            ["z -i -c 98 -n 4 -m 1", "z -i x -c -n 4", "z -i x -c 98 -n 0", "z -i x -n 1 -m 7"]
-        {
+        for line in [
+            "z -i -c 98 -n 4 -m 1",
+            "z -i x -c -n 4",
+            "z -i x -c 98 -n 0",
+            "z -i x -n 1 -m 7",
+            "z -i x -n 1 -l -z",
+            "z -i x -n 1 -x -z",
+        ] {
             assert!(parse(line).is_err(), "{line}");
         }
     }

@@ -17,7 +17,8 @@ use telemetry::process::{self, Exit, Signal, Signals};
 
 use crate::arguments::Arguments;
 use crate::format::{Details, Snapshot, count, rate};
-use crate::ingest::{Counters, Ingest};
+use crate::ingest::{Counters, Ingest, VlanFilter};
+use crate::terminal::{self, READY};
 
 /// Longest wait on the control socket.
 const POLL: Duration = Duration::from_millis(50);
@@ -58,6 +59,14 @@ pub enum StartError {
         /// Why.
         cause: io::Error,
     },
+    /// The log file cannot be made.
+    #[error("log file {path}: {cause}", path = path.display())]
+    Log {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        cause: io::Error,
+    },
     /// The operating system refuses something every process has.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
@@ -71,13 +80,26 @@ impl StartError {
             Self::Source(_) => Exit::Unavailable,
             Self::Queues(ServerError::InUse { .. }) => Exit::Unavailable,
             Self::Queues(_) | Self::Cpu { .. } | Self::System(_) => Exit::OsErr,
-            Self::PidFile { .. } => Exit::CantCreat,
+            Self::PidFile { .. } | Self::Log { .. } => Exit::CantCreat,
         }
     }
 }
 
 /// Runs the balancer until it is told to end.
-pub fn main(arguments: Arguments) -> Exit {
+pub fn main(mut arguments: Arguments) -> Exit {
+    // In the background this process is in another folder when it removes the file.
+    arguments.pid_file = arguments.pid_file.map(|path| std::path::absolute(&path).unwrap_or(path));
+    if !terminal::is_background() {
+        for notice in arguments.foreign.notices() {
+            eprintln!("zbalance: {notice}");
+        }
+        if arguments.daemon && !arguments.check_config {
+            return terminal::start_background().unwrap_or_else(|error| {
+                eprintln!("zbalance: ERROR: cannot go into the background: {error}");
+                Exit::OsErr
+            });
+        }
+    }
     match run(&arguments) {
         Ok(()) => Exit::Ok,
         Err(error) => {
@@ -109,6 +131,14 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
     options.slots = arguments.slots.next_power_of_two();
     options.producers = u32::try_from(sources.len()).unwrap_or(u32::MAX);
     let (server, producers) = Server::bind(options, rand::random())?;
+    // Now the cluster is this process's, and so are its files.
+    let log = match &arguments.log {
+        Some(path) => Some(
+            terminal::open_log(path)
+                .map_err(|cause| StartError::Log { path: path.clone(), cause })?,
+        ),
+        None => None,
+    };
     if let Some(path) = &arguments.pid_file {
         std::fs::write(path, format!("{}\n", std::process::id()))
             .map_err(|cause| StartError::PidFile { path: path.clone(), cause })?;
@@ -149,6 +179,7 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
             mode: arguments.mode,
             sets: arguments.queues.clone(),
             hash,
+            vlans: VlanFilter::new(&arguments.vlans),
             active: arguments.active,
         };
         let core = arguments.core(index, online);
@@ -168,7 +199,17 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
         })?);
     }
     process::notify("READY=1");
-    println!("zbalance: ready, cluster {}, mode {}", arguments.cluster, arguments.mode);
+    let ready = format!("{READY}, cluster {}, mode {}", arguments.cluster, arguments.mode);
+    println!("{ready}");
+    // What could go wrong with the start was said where it was started.
+    if terminal::is_background() {
+        terminal::leave(log.as_ref())?;
+    } else if let Some(log) = &log {
+        terminal::print_to(log)?;
+    }
+    if log.is_some() {
+        println!("{ready}");
+    }
     let server = serve(server, arguments, &balancer, &go, &stop);
     stop.store(true, Ordering::Relaxed);
     for thread in threads {
@@ -365,6 +406,7 @@ impl Balancer {
                     "name": name,
                     "received": c.received.load(Ordering::Relaxed),
                     "dropped": c.dropped.load(Ordering::Relaxed),
+                    "filtered": c.filtered.load(Ordering::Relaxed),
                     "reopened": c.reopened.load(Ordering::Relaxed),
                     "down": c.down.load(Ordering::Relaxed),
                 })

@@ -24,6 +24,8 @@ pub struct Counters {
     pub received: AtomicU64,
     /// Frames that the kernel dropped before they were read.
     pub dropped: AtomicU64,
+    /// Frames read and left out because of their VLAN.
+    pub filtered: AtomicU64,
     /// Times that the source was opened again.
     pub reopened: AtomicU64,
     /// The source has ended or stands still.
@@ -48,8 +50,36 @@ pub struct Ingest {
     pub sets: Vec<u32>,
     /// The hash, the same for all threads.
     pub hash: SymmetricHash,
+    /// Which frames are spread at all.
+    pub vlans: VlanFilter,
     /// Never sleep.
     pub active: bool,
+}
+
+/// The VLANs whose frames are taken (`-x`).
+#[derive(Debug, Clone, Default)]
+pub struct VlanFilter(Option<Box<[u64; 64]>>);
+
+impl VlanFilter {
+    /// Takes frames with one of `ids` among their tags; without ids it takes all.
+    pub fn new(ids: &[u16]) -> Self {
+        if ids.is_empty() {
+            return Self(None);
+        }
+        let mut bits = Box::new([0; 64]);
+        for id in ids {
+            bits[usize::from(id >> 6) % 64] |= 1 << (id & 63);
+        }
+        Self(Some(bits))
+    }
+
+    /// Whether `frame` is taken.
+    #[inline]
+    pub fn takes(&self, frame: &[u8]) -> bool {
+        let Some(bits) = &self.0 else { return true };
+        packet::walk::vlan_ids(frame)
+            .any(|id| bits[usize::from(id >> 6) % 64] & 1 << (id & 63) != 0)
+    }
 }
 
 impl Ingest {
@@ -62,11 +92,16 @@ impl Ingest {
         while !stop.load(Ordering::Relaxed) {
             let (mode, hash, interface) = (self.mode, &self.hash, self.interface);
             let producer = &mut self.producer;
-            let mut first = true;
+            let (mut first, mut filtered) = (true, 0);
+            let vlans = &self.vlans;
             let burst = self.source.burst(BURST, timeout, &mut |frame| {
                 // A consumer that attached while this thread slept must get the first frame too.
                 if std::mem::take(&mut first) {
                     producer.flush();
+                }
+                if !vlans.takes(frame.data) {
+                    filtered += 1;
+                    return;
                 }
                 let hashed = frame_hash(mode, hash, frame.data);
                 let meta = Meta {
@@ -77,6 +112,9 @@ impl Ingest {
                 };
                 producer.send(frame.data, &meta, sets.targets(hashed, interface));
             });
+            if filtered > 0 {
+                counters.filtered.fetch_add(filtered, Ordering::Relaxed);
+            }
             match burst {
                 Ok(Burst::Frames(0)) => self.producer.tick(),
                 Ok(Burst::Frames(n)) => {
@@ -159,6 +197,27 @@ impl Sets {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn vlans_up_to_4094_are_taken_anywhere_among_the_tags() {
+        let frame = |tags: &[u16]| {
+            let mut frame = vec![0; 12];
+            for tag in tags {
+                frame.extend([0x81, 0]);
+                frame.extend(tag.to_be_bytes());
+            }
+            frame.extend([8, 0]);
+            frame
+        };
+        let filter = VlanFilter::new(&[0, 100, 1024, 4094]);
+        for tags in [&[0u16][..], &[100], &[0xe000 | 1024], &[7, 4094], &[1, 2, 3, 100]] {
+            assert!(filter.takes(&frame(tags)), "{tags:?}");
+        }
+        for tags in [&[][..], &[1], &[36], &[4095], &[101, 1025]] {
+            assert!(!filter.takes(&frame(tags)), "{tags:?}");
+        }
+        assert!(!filter.takes(&[]) && VlanFilter::new(&[]).takes(&[]));
+    }
 
     #[test]
     fn every_set_gets_each_frame_once() {

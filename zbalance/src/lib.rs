@@ -7,5 +7,8 @@
 
 pub mod arguments;
 pub mod daemon;
+pub mod file;
+pub mod foreign;
 pub mod format;
 pub mod ingest;
+pub mod terminal;

@@ -339,6 +339,59 @@ fn tags_stay_and_the_monitor_counts(dir: &Path) {
     balancer.terminate();
 }
 
+/// A file of options, a filter of VLANs, and a process in the background that logs to a file.
+fn in_the_background(dir: &Path) {
+    let (conf, log, pid) = (dir.join("cluster.conf"), dir.join("log"), dir.join("pid"));
+    let text = format!(
+        "# two VLANs\n-i=afp:tap0\n-c 98\n-n=1\n-m \"1\"\n-x=100,4094\n-d\n-l={}\n-P={}\n-R=1000\n",
+        log.display(),
+        pid.display()
+    );
+    std::fs::write(&conf, text).unwrap();
+    std::fs::write(&log, "of an earlier run\n").unwrap();
+    let start = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_zbalance"));
+        command.arg(&conf).env("CJ_IPC_DIR", dir).output().unwrap()
+    };
+    // It returns when all is ready; a failure is said here and has its own exit code.
+    let output = start();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("zbalance: ready"), "{said}{errors}");
+    assert_eq!(errors, "zbalance: -R is ignored: frames carry the kernel's time stamps\n");
+    let second = start();
+    assert_eq!(second.status.code(), Some(69), "{}", String::from_utf8_lossy(&second.stderr));
+
+    let mut consumer = consumer_of(dir, 0);
+    attach(&mut consumer);
+    let tags = ["", "8100 0064", "8100 efff", "88a8 0ffe 8100 2001", "8100 0001 8100 0064"];
+    let frames: Vec<Vec<u8>> = tags.iter().map(|tags| tagged(tags)).collect();
+    send_raw("gen0", &frames);
+    let (mut got, deadline) = (Vec::new(), Instant::now() + LIMIT);
+    while got.len() < 3 && Instant::now() < deadline {
+        got.extend(consumer.receive(Duration::from_millis(5)).iter().map(|f| f.data.to_vec()));
+    }
+    assert!(got == [1, 3, 4].map(|n| frames[n].clone()), "{got:02x?}");
+    let json: serde_json::Value =
+        serde_json::from_str(&shm::monitor(dir, CLUSTER).unwrap()).unwrap();
+    assert!(json["interfaces"][0]["filtered"].as_u64().is_some_and(|n| n >= 2), "{json}");
+
+    let number: i32 = std::fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
+    let balancer = rustix::process::Pid::from_raw(number).unwrap();
+    let session = rustix::process::getsid(Some(balancer)).unwrap();
+    assert_eq!(session, balancer, "it is still in the session of its starter");
+    rustix::process::kill_process(balancer, rustix::process::Signal::TERM).unwrap();
+    let deadline = Instant::now() + LIMIT;
+    while pid.exists() {
+        assert!(Instant::now() < deadline, "the pid file stays");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let text = std::fs::read_to_string(&log).unwrap();
+    assert!(text.starts_with("zbalance: ready") && text.contains("ClusterId:    98"), "{text}");
+    std::fs::remove_file(&log).unwrap();
+    std::fs::remove_file(&conf).unwrap();
+}
+
 /// Ends every frame of the VLAN test.
 const MARK: &[u8] = b"behind the tags";
 
@@ -391,6 +444,7 @@ fn inside() {
     let dir = tempfile::tempdir().unwrap();
     counts_are_right(dir.path());
     tags_stay_and_the_monitor_counts(dir.path());
+    in_the_background(dir.path());
     a_consumer_is_killed(dir.path());
     the_balancer_is_killed(dir.path());
     println!("all is balanced");
@@ -423,6 +477,12 @@ fn what_is_wrong_is_said() {
     assert!(code == 69 && text.contains("none7") && text.contains("lo"), "{code}: {text}");
     let (code, text) = run("-i -c 98 -n 4 -m 1 -g 0 -z");
     assert_eq!(code, 64, "{text}");
+    let (code, text) = run("-i lo -n 1 -D nobody");
+    assert!(code == 64 && text.contains("-D") && text.contains("CAP_NET_RAW"), "{code}: {text}");
+    let (code, text) = run("/nowhere/cluster.conf");
+    assert!(code == 78 && text.contains("/nowhere/cluster.conf"), "{code}: {text}");
+    let (code, text) = run("-i pcap:/nowhere/x.pcap -n 1 -d");
+    assert!(code == 69 && text.contains("/nowhere/x.pcap"), "{code}: {text}");
     let (code, text) = run("-i pcap:/nowhere/x.pcap -n 1");
     assert!(code == 69 && text.contains("/nowhere/x.pcap"), "{code}: {text}");
     let header = [0xa1b2_c3d4u32, 0x0004_0002, 0, 0, 65535, 1].map(u32::to_le_bytes).concat();
