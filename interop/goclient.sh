@@ -3,7 +3,8 @@
 #   station demo --exec interop/goclient.sh
 # Each cell is a process of its own, with its own copy of the ClientConf, that registers once and
 # carries one TLS download from the covert. RACE=n repeats the API cells, whose dial races the
-# station's liveness probe; JOBS=n cells run at a time; ONLY=pattern chooses cells.
+# station's liveness probe; JOBS=n cells run at a time; ONLY=pattern chooses cells; DELAY=ms makes the
+# client's IPv4 packets take that much longer.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 client=$here/bin/goclient
@@ -14,6 +15,18 @@ trap 'rm -rf "$work"' EXIT
 export SSL_CERT_FILE=$demo/cert.pem TMPDIR=$work
 version=$(sed -n 's|^\tgithub.com/refraction-networking/gotapdance v||p' "$here/goclient/go.mod")
 expected=$(sha256sum < "$demo/www/blob")
+
+if [ -n "${DELAY:-}" ]; then
+    python3 "$here/delay.py" "$DELAY" > "$work/delay" &
+    delay=$!
+    trap 'kill "$delay"; rm -rf "$work"' EXIT
+    disown "$delay"
+    for _ in $(seq 50); do
+        grep -q ready "$work/delay" && break
+        sleep 0.1
+    done
+    ping -c 2 10.10.3.2 | sed -n 's/^rtt/round trip with the delay/p'
+fi
 
 # Waits until something listens on 127.0.0.1:PORT. PORT PID
 listens() {
