@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bus::{Connection, Event, GREETING_LEN, Greeting, Heartbeat, Mechanism, Role, Settings};
 use libfuzzer_sys::fuzz_target;
 
-const MAX_FRAME: usize = 512;
+const MAX_FRAME: usize = 64;
 /// Greeting and READY of this side, and the frame around an answer.
 const OWN: usize = 256;
 
