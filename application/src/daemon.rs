@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bus::{Heartbeat, Publisher, PublisherOptions, Subscriber, SubscriberOptions};
-use conf::{Application, Loaded, RelayMode};
+use conf::{Application, ConnectSocket, Loaded, RelayMode};
 use keys::StationKey;
 use keys::path::Strictness;
 use parking_lot::Mutex;
@@ -197,6 +197,9 @@ fn run(arguments: &Arguments, reg: &Logger) -> Result<(), StartError> {
     if arguments.check_config {
         for note in &setup.notes {
             println!("{note}");
+        }
+        for text in setup.settings.connect_sockets.iter().filter_map(skipped) {
+            println!("{text}");
         }
         println!("{}: good", setup.path.display());
         return Ok(());
@@ -485,6 +488,17 @@ fn serve_sessions(settings: &Application, announcer: &Announcer) -> Result<(), S
 
 type Sources = Vec<(String, watch::Receiver<bus::State>)>;
 
+/// Why nothing is taken from `source`; `None` when it can be connected.
+fn skipped(source: &ConnectSocket) -> Option<String> {
+    source.server_key.as_ref().map(|_| {
+        format!(
+            "failed to set up CURVE authentication for {}: this build takes NULL sources only; set \
+             type = \"NULL\" and use a path that only the registrar reaches",
+            source.address
+        )
+    })
+}
+
 /// Connects to every source; one that cannot be set up is skipped.
 fn connect_sources(
     settings: &Application,
@@ -498,11 +512,8 @@ fn connect_sources(
     let (mut sources, mut tasks) = (Vec::new(), Vec::new());
     for source in &settings.connect_sockets {
         let address = &source.address;
-        if source.server_key.is_some() {
-            log.error(format_args!(
-                "failed to set up CURVE authentication for {address}: this build takes NULL \
-                 sources only; set type = \"NULL\" and use a path that only the registrar reaches"
-            ));
+        if let Some(text) = skipped(source) {
+            log.error(text);
             continue;
         }
         let options = SubscriberOptions {
