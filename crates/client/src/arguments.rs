@@ -7,6 +7,7 @@ use std::time::Duration;
 use telemetry::process::Exit;
 use tokio::net::TcpListener;
 
+use crate::listen::Keeper;
 use crate::options::{Channel, ClientConf, Families, Options, Transport};
 use crate::register::Client;
 
@@ -25,7 +26,7 @@ pub struct Arguments {
     /// Prefix of the prefix transport; -1 is random.
     #[arg(long, default_value_t = -1, allow_negative_numbers = true)]
     prefix_id: i32,
-    /// ClientConf of the station.
+    /// ClientConf of the station; replaced when a registrar sends a newer one.
     #[arg(long, value_name = "FILE")]
     client_conf: PathBuf,
     /// HOST:PORT that the station shall connect to.
@@ -111,7 +112,7 @@ fn execute(arguments: &Arguments) -> Result<(), (Exit, String)> {
     let options = arguments.options().map_err(|e| (Exit::Usage, e))?;
     let conf =
         ClientConf::load(&arguments.client_conf).map_err(|e| (Exit::NoInput, e.to_string()))?;
-    let client = Client { conf, options };
+    let client = Keeper::new(Client { conf, options }, arguments.client_conf.clone());
     let os = |e: std::io::Error| (Exit::OsErr, e.to_string());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(os)?;
     runtime.block_on(async {

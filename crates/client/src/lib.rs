@@ -16,6 +16,6 @@ mod register;
 
 pub use arguments::{Arguments, run};
 pub use connect::{ConnectError, Connection};
-pub use listen::listen;
+pub use listen::{Keeper, listen};
 pub use options::{Channel, ClientConf, ConfError, Families, Options, Transport};
 pub use register::{Client, RegisterError, Session};

@@ -104,6 +104,14 @@ pub enum ConfError {
         /// Why.
         cause: std::io::Error,
     },
+    /// The file cannot be written.
+    #[error("ClientConf {path} cannot be replaced: {cause}", path = path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        cause: std::io::Error,
+    },
     /// The file is no ClientConf.
     #[error("ClientConf {path}: {cause}", path = path.display())]
     Decode {
@@ -146,6 +154,20 @@ impl ClientConf {
         Self::from_message(&message)
     }
 
+    /// Replaces the file at `path` by `message`, wholly or not at all.
+    ///
+    /// # Errors
+    /// When a client could not use it, or it cannot be written.
+    pub fn store(path: &Path, message: &signalling::ClientConf) -> Result<Self, ConfError> {
+        let conf = Self::from_message(message)?;
+        let mut next = path.as_os_str().to_owned();
+        next.push(".new");
+        std::fs::write(&next, signalling::Message::encode_to_vec(message))
+            .and_then(|()| std::fs::rename(&next, path))
+            .map_err(|cause| ConfError::Write { path: path.to_owned(), cause })?;
+        Ok(conf)
+    }
+
     /// Takes what a client needs from `message`.
     ///
     /// # Errors
@@ -180,4 +202,31 @@ fn decoy(spec: &signalling::TlsDecoySpec) -> Option<Decoy> {
         _ => return None,
     };
     Some(Decoy { hostname: spec.hostname().to_owned(), address })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(generation: u32, key: usize) -> signalling::ClientConf {
+        signalling::ClientConf {
+            generation: Some(generation),
+            conjure_pubkey: Some(signalling::PubKey { key: Some(vec![9; key]), r#type: None }),
+            phantom_subnets_list: Some(signalling::PhantomSubnetsList {
+                weighted_subnets: vec![signalling::PhantomSubnets::default()],
+            }),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_newer_file_replaces_the_old_and_a_useless_one_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ClientConf");
+        ClientConf::store(&path, &message(3, 32)).unwrap();
+        assert_eq!(ClientConf::load(&path).unwrap().generation, 3);
+        assert!(ClientConf::store(&path, &message(4, 31)).is_err());
+        assert_eq!(ClientConf::load(&path).unwrap().generation, 3);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
 }

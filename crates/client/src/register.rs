@@ -62,6 +62,8 @@ pub struct Session {
     pub v6: Option<SocketAddr>,
     /// Time to wait before the first connection.
     pub delay: Duration,
+    /// A newer ClientConf that came with the registration, to be kept for the next one.
+    pub newer: Option<signalling::ClientConf>,
     pub(crate) opening: Opening,
     pub(crate) dial_timeout: Duration,
     pub(crate) dial_attempts: usize,
@@ -190,7 +192,11 @@ impl Client {
         let at = |address: Option<IpAddr>| {
             address.filter(|a| !a.is_unspecified()).map(|a| SocketAddr::new(a, port))
         };
-        Ok(self.session(secret, opening, at(v4.map(Into::into)), at(v6.map(Into::into))))
+        let mut session =
+            self.session(secret, opening, at(v4.map(Into::into)), at(v6.map(Into::into)));
+        let conf = response.client_conf.as_deref().cloned();
+        session.newer = conf.filter(|conf| conf.generation() > self.conf.generation);
+        Ok(session)
     }
 
     fn session(
@@ -204,6 +210,7 @@ impl Client {
         Session {
             v4,
             v6,
+            newer: None,
             delay: match options.channel {
                 Channel::Decoy => options.decoy_delay,
                 Channel::Api(_) | Channel::BidirectionalApi(_) => options.api_delay,

@@ -46,4 +46,9 @@ pub trait SessionSink: Send + Sync + 'static {
 
     /// Removes every session for which `confirmed` says no.
     fn clear(&self, confirmed: &dyn Fn(&SessionKey) -> bool);
+
+    /// A message of the Redis channel had no effect.
+    fn refused(&self, reason: command::Refused) {
+        let _ = reason;
+    }
 }

@@ -107,8 +107,9 @@ async fn session(
                 match command::decode(message.get_payload_bytes()) {
                     Ok(Command::Upsert(key, remaining)) => sink.upsert(key, remaining),
                     Ok(Command::Clear) => watch.clear(sink),
-                    Err(_) => {
+                    Err(reason) => {
                         counters.refused.fetch_add(1, Ordering::Relaxed);
+                        sink.refused(reason);
                     }
                 }
             }
