@@ -1,5 +1,6 @@
 //! From the sources of registrations to the workers (`spec/application.md` 4 and 5).
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bus::{Publisher, Subscriber};
@@ -61,7 +62,8 @@ pub async fn subscribe(
     }
 }
 
-/// Gives each message to a worker. When all are busy the newest is dropped: a registration that
+/// Takes each message to its end, or gives it to a worker where it has to wait for a name or a
+/// probe. When all are busy the newest is dropped: a registration that
 /// has waited long is of no use to its client any more.
 pub async fn distribute<D: Dialer, R: Resolver + 'static>(
     mut messages: mpsc::Receiver<Bytes>,
@@ -82,15 +84,47 @@ pub async fn distribute<D: Dialer, R: Resolver + 'static>(
                     pipeline.log.trace("dropping registration");
                     continue;
                 };
-                let pipeline = Arc::clone(&pipeline);
-                running.spawn(async move {
-                    pipeline.handle(&message).await;
-                    drop(permit);
-                });
+                // Most need no worker. A message that makes it panic costs itself and nothing else.
+                let begun = catch_unwind(AssertUnwindSafe(|| pipeline.begin(&message)));
+                if let Ok(Some(waiting)) = begun {
+                    let pipeline = Arc::clone(&pipeline);
+                    running.spawn(async move {
+                        pipeline.finish(waiting).await;
+                        drop(permit);
+                    });
+                }
             }
-            // A worker that panicked has cost one registration and nothing else.
+            // So does one that makes its worker panic.
             Some(_) = running.join_next() => {}
         }
     }
     while running.join_next().await.is_some() {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::tests::{Hosts, message, pipeline};
+    use signalling::Message;
+
+    /// More messages at once than there are workers: those that need none are all taken.
+    #[tokio::test]
+    async fn a_burst_needs_no_workers() {
+        let pipeline = Arc::new(pipeline(Hosts));
+        let (queue, messages) = IngestQueue::new(Arc::clone(&pipeline.stats));
+        for seed in 0..100 {
+            assert!(queue.offer(message(seed, "198.51.100.2:80").encode_to_vec().into()));
+        }
+        for seed in 100..103 {
+            assert!(queue.offer(message(seed, "never.example:80").encode_to_vec().into()));
+        }
+        drop(queue);
+        let distributing = tokio::spawn(distribute(messages, 2, Arc::clone(&pipeline)));
+        while pipeline.stats.ingest.offered.total() < 103 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(pipeline.stats.registrations.new.total(), 100);
+        assert_eq!(pipeline.stats.ingest.busy.total(), 1, "two workers wait for a name");
+        distributing.abort();
+    }
 }

@@ -1,16 +1,17 @@
 //! The way of a registration from its message to the detectors (`spec/application.md` 6.6 to 6.10).
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use signalling::RegistrationSource;
 use telemetry::log::{Level, Logger, enabled};
 use telemetry::privacy::ClientAddr;
 use tokio::sync::Semaphore;
 
 use crate::announce::Announcer;
-use crate::covert::{Resolver, SystemResolver};
+use crate::covert::{Refused, Resolver, SystemResolver, Target};
 use crate::intake::{self, IntakeError, Served};
 use crate::liveness::{Dialer, Liveness, LivenessTester, TcpDialer};
 use crate::policy::Policy;
@@ -22,6 +23,19 @@ use crate::store::{Store, Tracked};
 const PENDING_MARGIN: Duration = Duration::from_millis(150);
 /// Longest time that a detector keeps a pending packet (`spec/channels.md` 1).
 const PENDING_LIMIT: Duration = Duration::from_secs(1);
+
+/// New registrations of one message that wait for a name or a probe.
+#[derive(Debug)]
+pub struct Waiting {
+    registrations: Vec<Arc<Registration>>,
+    /// The policy under which they began.
+    policy: Arc<Policy>,
+}
+
+/// Whether the phantom has to be probed: IPv4 only, and not when the registrar has done so.
+const fn needs_probe(registration: &Registration) -> bool {
+    !registration.prescanned && registration.phantom.is_ipv4()
+}
 
 /// Everything a registration needs on its way.
 #[derive(Debug)]
@@ -49,8 +63,27 @@ pub struct Pipeline<D = TcpDialer, R = SystemResolver> {
 impl<D: Dialer, R: Resolver> Pipeline<D, R> {
     /// Takes one message of the bus to its end.
     pub async fn handle(&self, frame: &[u8]) {
-        let policy = self.policy.load_full();
-        let mut fresh = self.track(frame, &policy).into_iter();
+        if let Some(waiting) = self.begin(frame) {
+            self.finish(waiting).await;
+        }
+    }
+
+    /// Takes one message as far as it goes without waiting: to its end, for a prescanned
+    /// registration with a literal covert; otherwise the rest is for [`Pipeline::finish`].
+    pub fn begin(&self, frame: &[u8]) -> Option<Waiting> {
+        let policy = self.policy.load();
+        let mut registrations = self.track(frame, &policy);
+        registrations.retain(|registration| !self.decide_at_once(registration, &policy));
+        if registrations.is_empty() {
+            return None;
+        }
+        Some(Waiting { registrations, policy: Guard::into_inner(policy) })
+    }
+
+    /// Resolves and probes what `begin` left.
+    pub async fn finish(&self, waiting: Waiting) {
+        let Waiting { registrations, policy } = waiting;
+        let mut fresh = registrations.into_iter();
         // At most one per family, and the two do not wait for each other.
         match (fresh.next(), fresh.next()) {
             (Some(v4), Some(v6)) => {
@@ -85,8 +118,8 @@ impl<D: Dialer, R: Resolver> Pipeline<D, R> {
     }
 
     fn track_one(&self, registration: Registration, policy: &Policy) -> Option<Arc<Registration>> {
-        let source = signalling::names::source(registration.source);
         if enabled(Level::Debug) {
+            let source = signalling::names::source(registration.source);
             let (client, id) = (ClientAddr(registration.client), registration.log_id());
             self.log.debug(format_args!("received registration: '{client}' {id} {source}"));
         }
@@ -111,8 +144,11 @@ impl<D: Dialer, R: Resolver> Pipeline<D, R> {
             }
             Tracked::Duplicate(known) => {
                 self.stats.registrations.duplicates.count();
-                let id = known.log_id();
-                self.log.debug(format_args!("Duplicate registration: {id} {source}"));
+                if enabled(Level::Debug) {
+                    let source = signalling::names::source(known.source);
+                    let id = known.log_id();
+                    self.log.debug(format_args!("Duplicate registration: {id} {source}"));
+                }
                 None
             }
             Tracked::Full => {
@@ -123,26 +159,49 @@ impl<D: Dialer, R: Resolver> Pipeline<D, R> {
         }
     }
 
+    /// Decides over a tracked registration that neither a name nor a probe has to be waited for;
+    /// false when it has to wait.
+    fn decide_at_once(&self, registration: &Registration, policy: &Policy) -> bool {
+        if needs_probe(registration) {
+            return false;
+        }
+        let covert = match policy.covert.read(&registration.covert_text) {
+            Ok(Target::Name(..)) => return false,
+            Ok(Target::Literal(covert)) => policy.covert.admit(covert.ip()).map(|()| covert),
+            Err(reason) => Err(reason),
+        };
+        match covert {
+            Ok(covert) => self.make_valid(registration, covert, policy),
+            Err(reason) => self.refuse_covert(registration, reason),
+        }
+        true
+    }
+
     /// Decides over a tracked registration and makes it valid when nothing speaks against it.
     async fn admit(&self, registration: Arc<Registration>, policy: &Policy) {
-        let regs = &self.stats.registrations;
-        let covert = match policy.covert.resolve(&registration.covert_text, &self.resolver).await {
-            Ok(covert) => covert,
-            Err(reason) => {
-                regs.errors.count();
-                // Names the client by design: this line is for abuse reports.
-                self.log.info(format_args!(
-                    "Dropping reg, malformed or blocklisted covert: {}, {} -> {} ({reason})",
-                    registration.log_id(),
-                    registration.client,
-                    registration.covert_text,
-                ));
-                return;
+        match policy.covert.resolve(&registration.covert_text, &self.resolver).await {
+            Ok(covert) => {
+                if self.is_quiet(&registration).await {
+                    self.make_valid(&registration, covert, policy);
+                }
             }
-        };
-        if !self.is_quiet(&registration).await {
-            return;
+            Err(reason) => self.refuse_covert(&registration, reason),
         }
+    }
+
+    fn refuse_covert(&self, registration: &Registration, reason: Refused) {
+        self.stats.registrations.errors.count();
+        // Names the client by design: this line is for abuse reports.
+        self.log.info(format_args!(
+            "Dropping reg, malformed or blocklisted covert: {}, {} -> {} ({reason})",
+            registration.log_id(),
+            registration.client,
+            registration.covert_text,
+        ));
+    }
+
+    fn make_valid(&self, registration: &Registration, covert: SocketAddr, policy: &Policy) {
+        let regs = &self.stats.registrations;
         if policy.is_blocked_phantom(registration.phantom) {
             regs.blocked.count();
             self.log.warn(format_args!(
@@ -153,15 +212,17 @@ impl<D: Dialer, R: Resolver> Pipeline<D, R> {
             return;
         }
         if registration.activate(covert) {
-            self.announcer.valid(&registration);
-            regs.accepted(&registration);
-            self.log.debug(format_args!("Adding registration {}", registration.log_id()));
+            self.announcer.valid(registration);
+            regs.accepted(registration);
+            if enabled(Level::Debug) {
+                self.log.debug(format_args!("Adding registration {}", registration.log_id()));
+            }
         }
     }
 
-    /// Whether nobody else answers at the phantom. Probed for IPv4 only.
+    /// Whether nobody else answers at the phantom.
     async fn is_quiet(&self, registration: &Registration) -> bool {
-        if registration.prescanned || registration.phantom.is_ipv6() {
+        if !needs_probe(registration) {
             return true;
         }
         let probe = async {
@@ -220,5 +281,104 @@ impl<D: Dialer, R: Resolver> Pipeline<D, R> {
                 ));
             }
         }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::covert::CovertPolicy;
+    use crate::geoip::GeoIp;
+    use crate::liveness::LivenessSettings;
+    use phantoms::PhantomTable;
+    use signalling::{C2sWrapper, ClientToStation, Message, RegistrationFlags};
+    use std::net::IpAddr;
+    use transports::Transport;
+    use transports::prefix::PrefixTable;
+
+    /// Knows `here.example` at once, and `never.example` never.
+    pub(crate) struct Hosts;
+
+    impl Resolver for Hosts {
+        async fn resolve(&self, host: &str) -> Vec<IpAddr> {
+            match host {
+                "never.example" => std::future::pending().await,
+                "here.example" => vec![[198, 51, 100, 7].into()],
+                _ => Vec::new(),
+            }
+        }
+    }
+
+    pub(crate) fn pipeline<R: Resolver>(resolver: R) -> Pipeline<TcpDialer, R> {
+        let store = Arc::new(Store::new(1000));
+        let phantoms = "[Networks]\n[Networks.1]\nGeneration = 1\n\
+            [[Networks.1.WeightedSubnets]]\nWeight = 1\nSubnets = [\"192.122.190.0/24\"]\n";
+        let settings = LivenessSettings {
+            window: Duration::from_millis(700),
+            live_expiry: None,
+            nonlive_expiry: None,
+            live_capacity: 0,
+            nonlive_capacity: 0,
+        };
+        Pipeline {
+            served: Served {
+                v4: true,
+                v6: false,
+                transports: vec![Transport::Min],
+                prefixes: PrefixTable::default(),
+            },
+            policy: ArcSwap::from_pointee(Policy {
+                phantoms: PhantomTable::parse(phantoms).unwrap().table,
+                covert: CovertPolicy { reject_special: true, ..Default::default() },
+                phantom_blocklist: Vec::new(),
+                geoip: GeoIp::default(),
+            }),
+            announcer: Announcer::new(Arc::clone(&store), [0; 16], 1000, ""),
+            store,
+            liveness: LivenessTester::new(&settings, TcpDialer),
+            resolver,
+            probes: Semaphore::new(1),
+            stats: Arc::new(Stats::default()),
+            log: Logger::new("[REG] "),
+        }
+    }
+
+    pub(crate) fn message(seed: u8, covert: &str) -> C2sWrapper {
+        C2sWrapper {
+            shared_secret: Some(vec![seed; 32]),
+            registration_payload: Some(ClientToStation {
+                decoy_list_generation: Some(1),
+                client_lib_version: Some(4),
+                transport: Some(Transport::Min.number()),
+                covert_address: Some(covert.to_owned()),
+                v4_support: Some(true),
+                flags: Some(RegistrationFlags { prescanned: Some(true), ..Default::default() }),
+                ..Default::default()
+            }),
+            registration_source: Some(2),
+            registration_address: Some(vec![203, 0, 113, 9]),
+            ..Default::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn only_names_and_probes_are_waited_for() {
+        let pipeline = pipeline(Hosts);
+        let begin = |message: C2sWrapper| pipeline.begin(&message.encode_to_vec());
+        let regs = &pipeline.stats.registrations;
+        assert!(begin(message(1, "198.51.100.2:80")).is_none());
+        assert_eq!(regs.new.total(), 1);
+        assert!(begin(message(1, "198.51.100.2:80")).is_none());
+        assert_eq!((regs.new.total(), regs.duplicates.total()), (1, 1));
+        assert!(begin(message(2, "127.0.0.1:80")).is_none());
+        assert!(begin(message(3, "nonsense")).is_none());
+        assert_eq!((regs.new.total(), regs.errors.total()), (1, 2));
+        let named = begin(message(4, "here.example:80")).expect("waits for the name");
+        pipeline.finish(named).await;
+        assert_eq!(regs.new.total(), 2);
+        let mut unprobed = message(5, "198.51.100.2:80");
+        unprobed.registration_payload.as_mut().unwrap().flags = None;
+        assert!(begin(unprobed).is_some(), "waits for the probe");
+        assert_eq!(regs.new.total(), 2);
     }
 }

@@ -12,6 +12,8 @@ pub const COVERT: SocketAddr =
 /// Where the kernel sends connections to port 444 of a phantom: a relay that is not ours.
 pub const OTHER_RELAY: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 41246));
 
+const CONGESTION_CONTROL: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
+
 const RULES: &str = "\
 table ip bench {
   chain output {
@@ -29,6 +31,8 @@ table ip bench {
 /// When the host allows no namespaces, or a tool is missing or refuses.
 pub fn enter() -> Result<(), String> {
     lab::isolate::enter().map_err(|e| e.to_string())?;
+    // Pacing timers, which BBR sets, are the cost of a path and not of the relay on it.
+    std::fs::write(CONGESTION_CONTROL, "reno").map_err(|e| format!("{CONGESTION_CONTROL}: {e}"))?;
     tool("ip", &["link", "set", "lo", "up"], "")?;
     tool("ip", &["addr", "add", "198.51.100.2/32", "dev", "lo"], "")?;
     tool("ip", &["route", "add", "local", "192.122.190.0/24", "dev", "lo"], "")?;
