@@ -334,7 +334,8 @@ fn start_redis(dir: &Path) -> Child {
         .stdout(Stdio::null())
         .spawn()
         .expect("redis-server is needed: apt-get install redis-server");
-    while !socket.exists() {
+    // The file is there a moment before anybody listens.
+    while std::os::unix::net::UnixStream::connect(&socket).is_err() {
         std::thread::sleep(Duration::from_millis(10));
     }
     child
@@ -346,13 +347,16 @@ fn collect(dir: &Path) -> Arc<Mutex<Vec<Vec<u8>>>> {
     let client = redis::Client::open(format!("redis+unix://{}/redis.sock", dir.display())).unwrap();
     let mut connection = client.get_connection().unwrap();
     let collected = Arc::clone(&all);
+    let (ready, subscribed) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let mut pubsub = connection.as_pubsub();
         pubsub.subscribe(session::SESSION_CHANNEL).unwrap();
+        ready.send(()).unwrap();
         while let Ok(message) = pubsub.get_message() {
             collected.lock().unwrap().push(message.get_payload_bytes().to_vec());
         }
     });
+    subscribed.recv().unwrap();
     all
 }
 
