@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use packet::hash::SymmetricHash;
@@ -149,7 +149,7 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
         per_queue: arguments.per_queue,
         start: Instant::now(),
         sources: sources.iter().map(|(name, _)| (name.clone(), Counters::default())).collect(),
-        queues: Mutex::new(server.queues()),
+        latest: Mutex::default(),
         stop: Arc::clone(&stop),
     });
     {
@@ -294,7 +294,7 @@ fn serve(
         if now >= earliest && (now >= latest || attached) {
             go.store(true, Ordering::Release);
         }
-        *balancer.queues.lock() = queues;
+        balancer.note(queues);
         if balancer.sources.iter().all(|(_, c)| c.ended.load(Ordering::Acquire)) {
             break;
         }
@@ -341,7 +341,7 @@ fn write_statistics(path: &Path, text: &str) {
 /// Lets consumers read what is queued and prints the final statistics.
 fn finish(mut server: Server, arguments: &Arguments, balancer: &Balancer) {
     server.drain(DRAIN);
-    *balancer.queues.lock() = server.queues();
+    balancer.note(server.queues());
     let text = balancer.snapshot().text();
     let stats = admin::ipc_dir().join("stats").join(arguments.cluster.to_string());
     write_statistics(&stats, &text);
@@ -360,8 +360,23 @@ struct Balancer {
     per_queue: bool,
     start: Instant,
     sources: Vec<(String, Counters)>,
-    queues: Mutex<Vec<QueueStatus>>,
+    latest: Mutex<Counts>,
     stop: Arc<AtomicBool>,
+}
+
+/// Counters of inputs and queues that were read together, so that they can be compared.
+#[derive(Debug, Clone, Default)]
+struct Counts {
+    received: u64,
+    /// Lost before this program saw them.
+    lost: u64,
+    queues: Vec<QueueStatus>,
+}
+
+impl Counts {
+    fn forwarded(&self) -> u64 {
+        self.queues.iter().map(|q| q.enqueued).sum()
+    }
 }
 
 /// Frames that a queue did not get.
@@ -370,28 +385,27 @@ const fn dropped(queue: &QueueStatus) -> u64 {
 }
 
 impl Balancer {
-    fn received(&self) -> (u64, u64) {
-        self.sources.iter().fold((0, 0), |(received, dropped), (_, c)| {
-            (
-                received + c.received.load(Ordering::Relaxed),
-                dropped + c.dropped.load(Ordering::Relaxed),
-            )
-        })
+    /// Reads the counters of the inputs and keeps them with those of the queues.
+    fn note(&self, queues: Vec<QueueStatus>) {
+        let sum = |read: fn(&Counters) -> &AtomicU64| {
+            self.sources.iter().map(|(_, c)| read(c).load(Ordering::Relaxed)).sum()
+        };
+        let (received, lost) = (sum(|c| &c.received), sum(|c| &c.dropped));
+        *self.latest.lock() = Counts { received, lost, queues };
     }
 
     fn snapshot(&self) -> Snapshot {
-        let queues = self.queues.lock();
-        let (received, lost) = self.received();
+        let counts = self.latest.lock();
         Snapshot {
             cluster: self.cluster,
             sets: self.sets.clone(),
             duration: self.start.elapsed(),
-            received,
-            forwarded: queues.iter().map(|q| q.enqueued).sum(),
-            processed: queues.iter().map(|q| q.processed).sum(),
+            received: counts.received,
+            forwarded: counts.forwarded(),
+            processed: counts.queues.iter().map(|q| q.processed).sum(),
             details: self.per_queue.then(|| Details {
-                interface: (received, lost),
-                queues: queues.iter().map(|q| (q.processed, dropped(q))).collect(),
+                interface: (counts.received, counts.lost),
+                queues: counts.queues.iter().map(|q| (q.processed, dropped(q))).collect(),
             }),
         }
     }
@@ -443,18 +457,18 @@ impl Balancer {
 
 impl admin::Daemon for Balancer {
     fn status(&self) -> DaemonStatus {
-        let queues = self.queues.lock().clone();
-        let (received, lost) = self.received();
+        let counts = self.latest.lock().clone();
         let down = self.sources.iter().filter(|(_, c)| c.down.load(Ordering::Relaxed));
         let notes: Vec<String> = down.map(|(name, _)| format!("{name}: down, retrying")).collect();
         DaemonStatus {
             state: if notes.is_empty() { "ready" } else { "degraded" }.to_owned(),
             notes,
             detail: Some(Detail::Zbalance(ZbalanceStatus {
-                received,
-                forwarded: queues.iter().map(|q| q.enqueued).sum(),
-                dropped: lost + queues.iter().map(dropped).sum::<u64>(),
-                queues: queues
+                received: counts.received,
+                forwarded: counts.forwarded(),
+                dropped: counts.lost + counts.queues.iter().map(dropped).sum::<u64>(),
+                queues: counts
+                    .queues
                     .iter()
                     .map(|q| QueueMessage {
                         set: q.set,
