@@ -47,14 +47,12 @@ mod tests {
     use rustix::pipe::fcntl_getpipe_size;
 
     #[test]
-    fn pipes_are_large_and_come_back() {
+    fn pipes_are_large() {
         let pipe = Pipe::take().unwrap();
         // Root has no share to exceed.
         if rustix::process::geteuid().is_root() {
             assert!(fcntl_getpipe_size(&pipe.write).unwrap() >= MODEST_SIZE);
         }
-        let (waiting, number) = (POOL.len(), std::os::fd::AsRawFd::as_raw_fd(&pipe.write));
         pipe.give_back();
-        assert_eq!(POOL.len(), waiting + 1, "{number} waits for its next use");
     }
 }
