@@ -60,7 +60,6 @@ fuzz_target!(|bytes: &[u8]| {
     let role = if flags & 1 == 0 { Role::Publisher } else { Role::Subscriber };
     let settings = Settings {
         role,
-        mechanism: Mechanism::Null,
         minor: flags >> 1 & 1,
         max_frame: MAX_FRAME,
         handshake_timeout: Duration::from_secs(10),

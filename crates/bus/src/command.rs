@@ -103,6 +103,11 @@ impl Command {
         out
     }
 
+    /// The metadata that announces `socket_type`, without a command around it.
+    pub(crate) fn metadata(socket_type: &'static str) -> BytesMut {
+        Self::ready(socket_type).encode().split_off(b"\x05READY".len())
+    }
+
     /// A `READY` command that announces `socket_type`.
     pub fn ready(socket_type: &'static str) -> Self {
         Self::Ready(vec![Property {
@@ -118,7 +123,8 @@ fn short_string(bytes: &Bytes) -> Option<(Bytes, Bytes)> {
     (bytes.len() > len).then(|| (bytes.slice(1..=len), bytes.slice(1 + len..)))
 }
 
-fn properties(mut data: Bytes) -> Option<Vec<Property>> {
+/// Reads metadata; `None` when it is malformed.
+pub(crate) fn properties(mut data: Bytes) -> Option<Vec<Property>> {
     let mut found = Vec::new();
     while !data.is_empty() {
         if found.len() == MAX_PROPERTIES {

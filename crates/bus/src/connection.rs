@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
-use crate::command::Command;
+use crate::command::{Command, Property, properties};
+use crate::curve::{Curve, CurveError, FLAG_COMMAND, FLAG_MORE};
 use crate::frame::{Frame, FrameError, Kind};
 use crate::greeting::{GREETING_LEN, Greeting, GreetingError, Mechanism};
 
@@ -55,8 +56,6 @@ pub struct Heartbeat {
 pub struct Settings {
     /// This side's socket.
     pub role: Role,
-    /// Security mechanism.
-    pub mechanism: Mechanism,
     /// Minor protocol version to announce: 1, or 0 to behave as libzmq before 4.3.3.
     pub minor: u8,
     /// Largest frame accepted from the peer, in bytes of body.
@@ -89,6 +88,17 @@ pub enum ProtocolError {
     /// A frame is not acceptable.
     #[error(transparent)]
     Frame(#[from] FrameError),
+    /// The CURVE mechanism fails.
+    #[error(transparent)]
+    Curve(#[from] CurveError),
+    /// The peer closed the connection instead of answering a command of CURVE.
+    #[error("CURVE: peer closed the connection after {command}; most likely {likely}")]
+    ClosedDuring {
+        /// Command that was not answered.
+        command: &'static str,
+        /// What usually is the matter.
+        likely: &'static str,
+    },
     /// A command could not be read, or came when it must not.
     #[error("malformed or unexpected command {0}")]
     Command(String),
@@ -125,7 +135,8 @@ impl ProtocolError {
                 | Self::SocketType { .. }
                 | Self::Refused(_)
                 | Self::HandshakeTimeout { .. }
-        )
+                | Self::ClosedDuring { .. }
+        ) || matches!(self, Self::Curve(error) if !matches!(error, CurveError::Message))
     }
 }
 
@@ -140,6 +151,8 @@ enum Stage {
 #[derive(Debug)]
 pub struct Connection {
     settings: Settings,
+    /// State of CURVE; `None` for NULL.
+    curve: Option<Curve>,
     stage: Stage,
     peer_minor: u8,
     inbound: BytesMut,
@@ -155,11 +168,17 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A connection whose transport was established at `now`. The greeting waits in
-    /// [`Connection::output`].
+    /// A connection under the NULL mechanism whose transport was established at `now`. The
+    /// greeting waits in [`Connection::output`].
     pub fn new(settings: Settings, now: Instant) -> Self {
-        let greeting = Greeting { minor: settings.minor, mechanism: settings.mechanism };
+        Self::secured(settings, None, now)
+    }
+
+    /// As [`Connection::new`], under CURVE when `curve` is given.
+    pub fn secured(settings: Settings, curve: Option<Curve>, now: Instant) -> Self {
+        let greeting = Greeting { minor: settings.minor, mechanism: mechanism(curve.as_ref()) };
         Self {
+            curve,
             stage: Stage::Greeting,
             peer_minor: 0,
             inbound: BytesMut::new(),
@@ -212,6 +231,10 @@ impl Connection {
             return Ok(());
         }
         while let Some(frame) = Frame::decode(&mut self.inbound, self.settings.max_frame)? {
+            if self.curve.is_some() {
+                self.secured_frame(&frame, now)?;
+                continue;
+            }
             match frame.kind {
                 Kind::Command => self.command(&frame.body, now)?,
                 Kind::Message { more } => self.message(frame.body, more)?,
@@ -220,9 +243,23 @@ impl Connection {
         Ok(())
     }
 
-    /// Queues one message of one frame.
+    /// Queues one message of one frame. Before the handshake is over nothing can be sent.
     pub fn send(&mut self, message: &[u8]) {
-        Frame::encode(Kind::Message { more: false }, message, &mut self.outbound);
+        self.put(Kind::Message { more: false }, message);
+    }
+
+    /// Key that the peer has proved; `None` under NULL and before the handshake is over.
+    pub fn peer_key(&self) -> Option<&[u8; 32]> {
+        self.curve.as_ref().and_then(Curve::peer)
+    }
+
+    /// What it means that the peer closed the connection now, where it means something.
+    pub fn closed(&self) -> Option<ProtocolError> {
+        let curve = self.curve.as_ref()?;
+        if self.stage != Stage::Handshake {
+            return None;
+        }
+        curve.unanswered().map(|(command, likely)| ProtocolError::ClosedDuring { command, likely })
     }
 
     /// Queues a subscription, in the form the peer's version understands.
@@ -254,7 +291,11 @@ impl Connection {
             if now < self.handshake_ends {
                 return Ok(());
             }
-            let stage = if self.stage == Stage::Greeting { "greeting" } else { "READY command" };
+            let stage = match &self.curve {
+                _ if self.stage == Stage::Greeting => "greeting",
+                Some(curve) => curve.due(),
+                None => "READY command",
+            };
             let limit = self.settings.handshake_timeout;
             return Err(ProtocolError::HandshakeTimeout { stage, limit });
         }
@@ -293,30 +334,72 @@ impl Connection {
         }
         let bytes = self.inbound.split_to(GREETING_LEN);
         let bytes = bytes.first_chunk().ok_or(GreetingError::Signature)?;
-        let greeting = Greeting::decode(bytes, self.settings.mechanism)?;
+        let greeting = Greeting::decode(bytes, mechanism(self.curve.as_ref()))?;
         self.peer_minor = greeting.minor;
         self.stage = Stage::Handshake;
-        self.send_command(&Command::ready(self.settings.role.socket_type()));
+        match &mut self.curve {
+            None => self.send_command(&Command::ready(self.settings.role.socket_type())),
+            Some(curve) => {
+                if let Some(hello) = curve.hello()? {
+                    Frame::encode(Kind::Command, &hello, &mut self.outbound);
+                }
+            }
+        }
         Ok(true)
+    }
+
+    /// One frame under CURVE: a command of its handshake, or a box.
+    fn secured_frame(&mut self, frame: &Frame, now: Instant) -> Result<(), ProtocolError> {
+        let Some(curve) = &mut self.curve else { return Ok(()) };
+        if self.stage == Stage::Traffic {
+            let (flags, payload) = curve.open(&frame.body)?;
+            let payload = Bytes::from(payload);
+            return if flags & FLAG_COMMAND == 0 {
+                self.message(payload, flags & FLAG_MORE != 0)
+            } else {
+                self.command(&payload, now)
+            };
+        }
+        if frame.kind != Kind::Command {
+            return Err(ProtocolError::Command("(a message before READY)".to_owned()));
+        }
+        let metadata = Command::metadata(self.settings.role.socket_type());
+        let step = curve.command(&frame.body, &metadata).inspect_err(|error| {
+            if let Some(farewell) = Curve::farewell(error) {
+                Frame::encode(Kind::Command, farewell, &mut self.outbound);
+            }
+        })?;
+        if let Some(reply) = step.reply {
+            Frame::encode(Kind::Command, &reply, &mut self.outbound);
+        }
+        if let Some(metadata) = step.metadata {
+            let properties = properties(Bytes::from(metadata))
+                .ok_or_else(|| ProtocolError::Command("(metadata of CURVE)".to_owned()))?;
+            self.ready(&properties, now)?;
+        }
+        Ok(())
+    }
+
+    /// The end of the handshake, with what the peer says about itself.
+    fn ready(&mut self, properties: &[Property], now: Instant) -> Result<(), ProtocolError> {
+        let property = properties.iter().find(|p| p.name.eq_ignore_ascii_case(b"Socket-Type"));
+        let found = property.map(|p| &p.value[..]).unwrap_or_default();
+        let role = self.settings.role;
+        if !role.accepts_peer(found) {
+            let found = printable(found);
+            return Err(ProtocolError::SocketType { found, expected: role.wanted_peer() });
+        }
+        self.stage = Stage::Traffic;
+        self.next_ping = self.settings.heartbeat.map(|h| now + h.interval);
+        self.events.push_back(Event::Ready);
+        Ok(())
     }
 
     fn command(&mut self, body: &Bytes, now: Instant) -> Result<(), ProtocolError> {
         let malformed = || ProtocolError::Command(printable(body));
         let command = Command::decode(body).ok_or_else(malformed)?;
         match (self.stage, command) {
-            (Stage::Handshake, Command::Ready(properties)) => {
-                let property =
-                    properties.iter().find(|p| p.name.eq_ignore_ascii_case(b"Socket-Type"));
-                let found = property.map(|p| &p.value[..]).unwrap_or_default();
-                let role = self.settings.role;
-                if !role.accepts_peer(found) {
-                    let found = printable(found);
-                    return Err(ProtocolError::SocketType { found, expected: role.wanted_peer() });
-                }
-                self.stage = Stage::Traffic;
-                self.next_ping = self.settings.heartbeat.map(|h| now + h.interval);
-                self.events.push_back(Event::Ready);
-            }
+            (Stage::Handshake, Command::Ready(properties)) => self.ready(&properties, now)?,
             (Stage::Handshake, Command::Error(reason)) => {
                 return Err(ProtocolError::Refused(printable(&reason)));
             }
@@ -365,8 +448,25 @@ impl Connection {
     }
 
     fn send_command(&mut self, command: &Command) {
-        Frame::encode(Kind::Command, &command.encode(), &mut self.outbound);
+        self.put(Kind::Command, &command.encode());
     }
+
+    /// Queues a frame, sealed under CURVE.
+    fn put(&mut self, kind: Kind, body: &[u8]) {
+        let Some(curve) = &mut self.curve else {
+            Frame::encode(kind, body, &mut self.outbound);
+            return;
+        };
+        let flags = if kind == Kind::Command { FLAG_COMMAND } else { 0 };
+        if let Some(sealed) = curve.seal(flags, body) {
+            // What is inside says what it is; the frame itself is always a plain one.
+            Frame::encode(Kind::Message { more: false }, &sealed, &mut self.outbound);
+        }
+    }
+}
+
+const fn mechanism(curve: Option<&Curve>) -> Mechanism {
+    if curve.is_some() { Mechanism::Curve } else { Mechanism::Null }
 }
 
 /// At most 32 bytes of `bytes`, escaped for a log line.
@@ -382,7 +482,6 @@ mod tests {
     fn settings(role: Role, minor: u8, heartbeat: Option<Heartbeat>) -> Settings {
         Settings {
             role,
-            mechanism: Mechanism::Null,
             minor,
             max_frame: 4096,
             handshake_timeout: Duration::from_secs(10),

@@ -13,6 +13,8 @@ pub enum Mechanism {
     /// No authentication, no encryption.
     #[default]
     Null,
+    /// Both sides prove a key, everything is sealed (RFC 26).
+    Curve,
 }
 
 impl Mechanism {
@@ -20,6 +22,7 @@ impl Mechanism {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Null => "NULL",
+            Self::Curve => "CURVE",
         }
     }
 }

@@ -6,20 +6,25 @@
 //!
 //! A publisher never blocks and never waits for a subscriber: each subscriber has its own bounded
 //! queue, and what does not fit is dropped and counted for that subscriber alone.
+//!
+//! Two mechanisms: NULL, and CURVE ([`Curve`]), where the publisher is the server.
 #![forbid(unsafe_code)]
 
 mod command;
 mod connection;
+mod curve;
 mod endpoint;
 mod frame;
 mod greeting;
 mod link;
 mod publisher;
+mod sealed;
 mod subscriber;
 mod subscriptions;
 
 pub use command::{Command, Property};
 pub use connection::{Connection, Event, Heartbeat, ProtocolError, Role, Settings};
+pub use curve::{Admitted, Curve, CurveClient, CurveError, CurveKeys, CurveServer, Entropy};
 pub use endpoint::{Endpoint, EndpointError};
 pub use frame::{Frame, FrameError, Kind};
 pub use greeting::{GREETING_LEN, Greeting, GreetingError, Mechanism};

@@ -1,18 +1,21 @@
 //! A [`Connection`] joined to a socket.
 
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 
 use crate::connection::{Connection, ProtocolError, Settings};
+use crate::curve::Curve;
 use crate::endpoint::Stream;
 
 /// Bytes asked for in one read.
 const READ_SIZE: usize = 8 * 1024;
 /// A peer that lets more than this wait for it is not read from, so its `PING` cost nothing.
 const MAX_UNWRITTEN: usize = 512 * 1024;
+/// Time for the last words to a peer that is refused.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Why a link ended.
 #[derive(Debug, thiserror::Error)]
@@ -33,9 +36,9 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn new(stream: Stream, settings: Settings) -> Self {
+    pub(crate) fn new(stream: Stream, settings: Settings, curve: Option<Curve>) -> Self {
         let (reader, writer) = tokio::io::split(stream);
-        Self { reader, writer, connection: Connection::new(settings, Instant::now()) }
+        Self { reader, writer, connection: Connection::secured(settings, curve, Instant::now()) }
     }
 
     /// Bytes that wait to be written.
@@ -55,8 +58,13 @@ impl Link {
         };
         tokio::select! {
             read = read(&mut self.reader, input), if output.len() < MAX_UNWRITTEN => {
-                if read? == 0 {
-                    return Err(LinkError::Closed);
+                let end = match read {
+                    Ok(0) => Some(LinkError::Closed),
+                    Err(error) => Some(error.into()),
+                    Ok(_) => None,
+                };
+                if let Some(end) = end {
+                    return Err(self.connection.closed().map_or(end, LinkError::Protocol));
                 }
                 self.connection.received(Instant::now())?;
             }
@@ -67,6 +75,14 @@ impl Link {
             () = expired => self.connection.expire(Instant::now())?,
         }
         Ok(())
+    }
+
+    /// Writes what the peer is to be told before the connection is closed, such as the reason.
+    pub(crate) async fn last_words(&mut self) {
+        let words = self.connection.output().split();
+        // A peer that does not listen does not need to know.
+        let _ = tokio::time::timeout(LAST_WORDS, self.writer.write_all(&words)).await;
+        self.shutdown().await;
     }
 
     /// Ends the sending direction in order.

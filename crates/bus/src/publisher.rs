@@ -1,8 +1,8 @@
 //! The publishing side: one listening socket, one bounded queue per subscriber.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -11,9 +11,9 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
-use crate::connection::{Event, Heartbeat, Role, Settings};
+use crate::connection::{Event, Heartbeat, ProtocolError, Role, Settings};
+use crate::curve::{Curve, CurveError, CurveServer, Entropy};
 use crate::endpoint::{Endpoint, EndpointError, Listener, Stream};
-use crate::greeting::Mechanism;
 use crate::link::{Link, LinkError};
 use crate::subscriptions::Subscriptions;
 
@@ -35,8 +35,8 @@ pub struct PublisherOptions {
     pub handshake_timeout: Duration,
     /// Heartbeats sent to subscribers; those they send are answered in any case.
     pub heartbeat: Option<Heartbeat>,
-    /// Security mechanism.
-    pub mechanism: Mechanism,
+    /// Keys of the CURVE mechanism; `None` for NULL.
+    pub curve: Option<Arc<CurveServer>>,
     /// ZMTP minor version to announce.
     pub minor: u8,
 }
@@ -49,7 +49,7 @@ impl Default for PublisherOptions {
             max_frame: 4096,
             handshake_timeout: Duration::from_secs(10),
             heartbeat: None,
-            mechanism: Mechanism::Null,
+            curve: None,
             minor: 1,
         }
     }
@@ -124,6 +124,8 @@ pub struct PeerStatus {
     pub dropped: u64,
     /// False while it has not subscribed to anything.
     pub subscribed: bool,
+    /// Key it has proved; `None` under NULL.
+    pub key: Option<[u8; 32]>,
 }
 
 #[derive(Debug)]
@@ -136,6 +138,7 @@ struct Peer {
     sent: AtomicU64,
     dropped: AtomicU64,
     dropping: AtomicBool,
+    key: OnceLock<[u8; 32]>,
 }
 
 #[derive(Debug, Default)]
@@ -239,6 +242,7 @@ impl Publisher {
             sent: peer.sent.load(Relaxed),
             dropped: peer.dropped.load(Relaxed),
             subscribed: !peer.subscriptions.read().is_empty(),
+            key: peer.key.get().copied(),
         };
         self.shared.peers.load().iter().map(status).collect()
     }
@@ -299,6 +303,7 @@ async fn serve(
         sent: AtomicU64::new(0),
         dropped: AtomicU64::new(0),
         dropping: AtomicBool::new(false),
+        key: OnceLock::new(),
     });
     let end = converse(shared, stream, &peer, messages, draining).await;
     shared.peers.rcu(|peers| peers.iter().filter(|p| p.id != id).cloned().collect::<Vec<_>>());
@@ -320,19 +325,25 @@ async fn converse(
     let options = &shared.options;
     let settings = Settings {
         role: Role::Publisher,
-        mechanism: options.mechanism,
         minor: options.minor,
         max_frame: options.max_frame,
         handshake_timeout: options.handshake_timeout,
         heartbeat: options.heartbeat,
     };
-    let mut link = Link::new(stream, settings);
+    let server = options.curve.as_ref();
+    let curve = server.map(|s| Curve::server(Arc::clone(s), Entropy::draw(&mut rand::rng())));
+    let mut link = Link::new(stream, settings, curve);
     let mut batch = Vec::with_capacity(BATCH);
     let mut drained = false;
     loop {
         let open = !drained && link.connection.is_ready() && link.unwritten() < MAX_BUFFERED;
         tokio::select! {
-            turn = link.turn() => turn?,
+            turn = link.turn() => if let Err(error) = turn {
+                if let LinkError::Protocol(ProtocolError::Curve(CurveError::NotAdmitted(_))) = &error {
+                    link.last_words().await;
+                }
+                return Err(error);
+            },
             taken = messages.recv_many(&mut batch, BATCH), if open => {
                 drained = taken == 0;
                 for message in batch.drain(..) {
@@ -354,6 +365,9 @@ async fn converse(
         while let Some(event) = link.connection.event() {
             match event {
                 Event::Ready => {
+                    if let Some(key) = link.connection.peer_key() {
+                        peer.key.get_or_init(|| *key);
+                    }
                     info!(peer = %peer.address, "subscriber connected");
                     shared
                         .peers

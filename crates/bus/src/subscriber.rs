@@ -10,8 +10,8 @@ use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
 use crate::connection::{Event, Heartbeat, Role, Settings};
+use crate::curve::{Curve, CurveClient, Entropy};
 use crate::endpoint::{Endpoint, EndpointError};
-use crate::greeting::Mechanism;
 use crate::link::{Link, LinkError};
 
 /// Parameters of a [`Subscriber`].
@@ -31,8 +31,8 @@ pub struct SubscriberOptions {
     pub reconnect_min: Duration,
     /// Longest wait before a reconnection.
     pub reconnect_max: Duration,
-    /// Security mechanism.
-    pub mechanism: Mechanism,
+    /// Keys of the CURVE mechanism; `None` for NULL.
+    pub curve: Option<Arc<CurveClient>>,
     /// ZMTP minor version to announce.
     pub minor: u8,
 }
@@ -47,7 +47,7 @@ impl Default for SubscriberOptions {
             handshake_timeout: Duration::from_secs(10),
             reconnect_min: Duration::from_millis(100),
             reconnect_max: Duration::from_secs(1),
-            mechanism: Mechanism::Null,
+            curve: None,
             minor: 1,
         }
     }
@@ -236,13 +236,14 @@ impl Reader {
         };
         let settings = Settings {
             role: Role::Subscriber,
-            mechanism: options.mechanism,
             minor: options.minor,
             max_frame: options.max_frame,
             handshake_timeout: options.handshake_timeout,
             heartbeat: options.heartbeat,
         };
-        let mut link = Link::new(stream, settings);
+        let client = options.curve.as_ref();
+        let curve = client.map(|c| Curve::client(Arc::clone(c), Entropy::draw(&mut rand::rng())));
+        let mut link = Link::new(stream, settings, curve);
         let mut subscribed = false;
         loop {
             tokio::select! {
