@@ -169,6 +169,18 @@ impl EphemeralKey {
         Some(Self { private: Zeroizing::new(*private), representative })
     }
 
+    /// The same key with bit 254 of its representative clear: older obfs4 peers do not ignore that
+    /// bit (`spec/transports.md` 2.5).
+    pub fn with_bit_254_clear(mut self) -> Self {
+        self.representative[31] &= !0x40;
+        self
+    }
+
+    /// The public key as a receiver of the representative sees it.
+    pub fn public(&self) -> [u8; 32] {
+        crate::elligator::decode(&self.representative)
+    }
+
     /// What is sent.
     pub const fn representative(&self) -> &[u8; 32] {
         &self.representative

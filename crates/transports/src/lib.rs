@@ -7,6 +7,7 @@
 
 mod identify;
 pub mod min;
+pub mod obfs4;
 pub mod obfuscator;
 mod params;
 mod port;

@@ -1,0 +1,211 @@
+//! Frames: secret boxes behind masked lengths (`spec/transports.md` 7.4).
+
+use super::{LinkSecret, drbg::Drbg, uniform};
+use poly1305::{Poly1305, universal_hash::KeyInit as _};
+use rand_core::CryptoRng;
+use salsa20::cipher::{KeyIvInit, StreamCipher, consts::U10};
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+/// Most payload that one frame carries.
+pub const MAX_FRAME_PAYLOAD: usize = 1430;
+/// Longest frame.
+pub const MAX_SEGMENT: usize = MAX_FRAME_PAYLOAD + FRAME_OVERHEAD;
+/// Bytes of a frame that are not payload: length and tag.
+pub const FRAME_OVERHEAD: usize = LENGTH + TAG;
+
+const LENGTH: usize = 2;
+const TAG: usize = 16;
+/// What the one-time key of the tag takes from the front of the key stream.
+const MAC_KEY: usize = 32;
+
+/// Why a stream of frames cannot go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// A box that was not sealed by the peer, or not in this place.
+    #[error("a frame fails authentication")]
+    Authentication,
+    /// A length that no frame has; reported once as many bytes as a frame may have were read, so
+    /// that nobody learns which length it was.
+    #[error("a frame has an impossible length")]
+    Length,
+    /// All nonces were used.
+    #[error("the frame counter is used up")]
+    Exhausted,
+}
+
+/// State of one direction.
+struct Link {
+    // The nonce prefix never changes, so neither does the key that XSalsa20 derives from it.
+    subkey: Zeroizing<[u8; 32]>,
+    counter: u64,
+    lengths: Drbg,
+}
+
+impl Link {
+    fn new(secret: &LinkSecret) -> Self {
+        let subkey =
+            salsa20::hsalsa::<U10>((&secret.key).into(), (&secret.nonce_prefix).into()).into();
+        Self { subkey: Zeroizing::new(subkey), counter: 1, lengths: Drbg::new(&secret.length_seed) }
+    }
+
+    /// The key stream of the next frame, and the authenticator keyed with its front.
+    fn next(&mut self) -> Result<(salsa20::Salsa20, Poly1305), FrameError> {
+        if self.counter == 0 {
+            return Err(FrameError::Exhausted);
+        }
+        let nonce = self.counter.to_be_bytes();
+        self.counter = self.counter.wrapping_add(1);
+        let mut cipher = salsa20::Salsa20::new((&*self.subkey).into(), (&nonce).into());
+        let mut key = Zeroizing::new([0; MAC_KEY]);
+        cipher.apply_keystream(&mut *key);
+        Ok((cipher, Poly1305::new((&*key).into())))
+    }
+}
+
+/// Seals frames.
+pub struct Sealer(Link);
+
+impl Sealer {
+    /// Before the first frame of the direction with `secret`.
+    pub fn new(secret: &LinkSecret) -> Self {
+        Self(Link::new(secret))
+    }
+
+    /// Appends a frame to `out` whose payload is what `write` appends, at most
+    /// [`MAX_FRAME_PAYLOAD`] bytes.
+    ///
+    /// # Errors
+    /// When all nonces were used.
+    pub fn seal(
+        &mut self,
+        out: &mut Vec<u8>,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<(), FrameError> {
+        let (mut cipher, authenticator) = self.0.next()?;
+        let start = out.len();
+        out.extend_from_slice(&[0; FRAME_OVERHEAD]);
+        write(out);
+        let (header, payload) = out[start..].split_at_mut(FRAME_OVERHEAD);
+        debug_assert!(payload.len() <= MAX_FRAME_PAYLOAD);
+        cipher.apply_keystream(payload);
+        let length = (payload.len() + TAG) as u16 ^ self.0.lengths.mask();
+        header[..LENGTH].copy_from_slice(&length.to_be_bytes());
+        header[LENGTH..].copy_from_slice(&authenticator.compute_unpadded(payload));
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Sealer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Sealer(_)")
+    }
+}
+
+/// Opens frames. It keeps at most one frame that has not arrived whole.
+pub struct Opener {
+    link: Link,
+    /// Length of the box that is awaited, once known.
+    expected: Option<usize>,
+    /// The length on the wire was impossible; `expected` is made up.
+    invalid: bool,
+    partial: Vec<u8>,
+    failed: Option<FrameError>,
+}
+
+impl Opener {
+    /// Before the first frame of the direction with `secret`.
+    pub fn new(secret: &LinkSecret) -> Self {
+        Self {
+            link: Link::new(secret),
+            expected: None,
+            invalid: false,
+            partial: Vec::new(),
+            failed: None,
+        }
+    }
+
+    /// Takes `bytes` of the stream and hands each payload that they complete to `deliver`, in
+    /// order. `rng` draws the length that stands for an impossible one.
+    ///
+    /// # Errors
+    /// For the first frame that cannot be opened, and ever after.
+    pub fn open<R: CryptoRng + ?Sized, E: From<FrameError>>(
+        &mut self,
+        mut bytes: &[u8],
+        rng: &mut R,
+        mut deliver: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        if let Some(error) = self.failed {
+            return Err(error.into());
+        }
+        let mut scratch = Zeroizing::new([0; MAX_FRAME_PAYLOAD]);
+        loop {
+            let wanted = self.expected.unwrap_or(LENGTH);
+            let missing = wanted - self.partial.len();
+            if bytes.len() < missing {
+                self.partial.extend_from_slice(bytes);
+                return Ok(());
+            }
+            let (now, later) = bytes.split_at(missing);
+            bytes = later;
+            let held;
+            let whole = if self.partial.is_empty() {
+                now
+            } else {
+                self.partial.extend_from_slice(now);
+                held = std::mem::take(&mut self.partial);
+                &held
+            };
+            if self.expected.is_none() {
+                self.length(u16::from_be_bytes([whole[0], whole[1]]), rng);
+                continue;
+            }
+            self.expected = None;
+            match self.open_box(whole, &mut scratch) {
+                Ok(payload) => deliver(payload)?,
+                Err(error) => {
+                    self.failed = Some(error);
+                    return Err(error.into());
+                }
+            }
+        }
+    }
+
+    fn length<R: CryptoRng + ?Sized>(&mut self, masked: u16, rng: &mut R) {
+        const LONGEST: usize = MAX_FRAME_PAYLOAD + TAG;
+        let length = usize::from(masked ^ self.link.lengths.mask());
+        self.invalid = !(TAG..=LONGEST).contains(&length);
+        self.expected = Some(if self.invalid {
+            TAG + uniform((LONGEST - TAG) as u32, rng) as usize
+        } else {
+            length
+        });
+    }
+
+    fn open_box<'a>(
+        &mut self,
+        sealed: &[u8],
+        scratch: &'a mut [u8; MAX_FRAME_PAYLOAD],
+    ) -> Result<&'a [u8], FrameError> {
+        let (mut cipher, authenticator) = self.link.next()?;
+        let (tag, sealed) = sealed.split_at(TAG);
+        let computed = authenticator.compute_unpadded(sealed);
+        if self.invalid {
+            return Err(FrameError::Length);
+        }
+        if !bool::from(computed.as_slice().ct_eq(tag)) {
+            return Err(FrameError::Authentication);
+        }
+        let payload = &mut scratch[..sealed.len()];
+        payload.copy_from_slice(sealed);
+        cipher.apply_keystream(payload);
+        Ok(payload)
+    }
+}
+
+impl std::fmt::Debug for Opener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Opener(_)")
+    }
+}
