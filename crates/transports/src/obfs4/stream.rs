@@ -23,12 +23,13 @@ pub enum StreamError {
 pub(super) struct Stream {
     sealer: Sealer,
     opener: Opener,
+    failed: Option<StreamError>,
     pub(super) lengths: Distribution,
 }
 
 impl Stream {
     pub(super) fn new(sends: &LinkSecret, receives: &LinkSecret, lengths: Distribution) -> Self {
-        Self { sealer: Sealer::new(sends), opener: Opener::new(receives), lengths }
+        Self { sealer: Sealer::new(sends), opener: Opener::new(receives), failed: None, lengths }
     }
 
     /// Appends `data` and the padding of its burst to `out`; nothing for no data.
@@ -91,15 +92,66 @@ impl Stream {
         rng: &mut R,
         out: &mut Vec<u8>,
     ) -> Result<Option<[u8; SEED_LEN]>, StreamError> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
         let mut seed = None;
-        self.opener.open(bytes, rng, |frame| {
+        let opened = self.opener.open(bytes, rng, |frame| {
             match Packet::parse(frame)? {
                 Packet::Payload(payload) => out.extend_from_slice(payload),
                 Packet::Seed(found) => seed = Some(*found),
                 Packet::Ignored => {}
             }
             Ok::<_, StreamError>(())
-        })?;
-        Ok(seed)
+        });
+        self.failed = opened.err();
+        opened.map(|()| seed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand_chacha::{ChaCha20Rng, rand_core::SeedableRng};
+
+    fn pair() -> (Stream, Stream) {
+        let secret = |byte| LinkSecret {
+            key: [byte; 32],
+            nonce_prefix: [byte; 16],
+            length_seed: [byte; 24],
+        };
+        let stream = |sends, receives| {
+            Stream::new(&secret(sends), &secret(receives), Distribution::lengths(&[7; 24]))
+        };
+        (stream(1, 2), stream(2, 1))
+    }
+
+    #[test]
+    fn a_burst_is_padded_to_its_target() {
+        let (mut stream, _) = pair();
+        for target in 0..=MAX_SEGMENT {
+            for burst in [1, 700, 1427, 1448, 5000] {
+                let mut out = Vec::new();
+                stream.pad(burst, target, &mut out).unwrap();
+                let tail = (burst + out.len()) % MAX_SEGMENT;
+                // Short pads come in frames of their own, which add 21 bytes.
+                let exact = [target % MAX_SEGMENT, (target + EMPTY_FRAME) % MAX_SEGMENT];
+                assert!(exact.contains(&tail), "{burst} {target} {tail}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_bad_packet_is_the_end() {
+        let (mut ours, mut theirs) = pair();
+        let mut rng = ChaCha20Rng::seed_from_u64(1);
+        let (mut wire, mut out) = (Vec::new(), Vec::new());
+        ours.sealer.seal(&mut wire, |out| out.extend([0, 0, 9])).unwrap();
+        let error = StreamError::Packet(BadPacket);
+        assert_eq!(theirs.receive(&wire, &mut rng, &mut out), Err(error));
+        wire.clear();
+        ours.send(b"more", &mut rng, &mut wire).unwrap();
+        assert_eq!(theirs.receive(&wire, &mut rng, &mut out), Err(error));
+        assert!(out.is_empty());
     }
 }
