@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bus::{Heartbeat, Publisher, PublisherOptions, Subscriber, SubscriberOptions};
-use conf::{Application, ConnectSocket, Loaded, RelayMode};
+use bus::{Publisher, PublisherOptions, Subscriber, SubscriberOptions};
+use conf::{Application, Loaded, RelayMode};
 use keys::StationKey;
 use keys::path::Strictness;
 use parking_lot::Mutex;
@@ -33,7 +33,7 @@ use crate::pipeline::Pipeline;
 use crate::policy::{Policy, PolicyError};
 use crate::stats::{self, Stats};
 use crate::store::Store;
-use crate::{Station, connection, listener};
+use crate::{Station, connection, listener, sources};
 
 /// Redis as reference peers expect it.
 const DEFAULT_REDIS: &str = "redis://127.0.0.1:6379/";
@@ -198,7 +198,8 @@ fn run(arguments: &Arguments, reg: &Logger) -> Result<(), StartError> {
         for note in &setup.notes {
             println!("{note}");
         }
-        for text in setup.settings.connect_sockets.iter().filter_map(skipped) {
+        let zmq_key = variable("ZMQ_PRIVKEY");
+        for text in sources::prepare(&setup.settings, zmq_key.as_deref()).remarks() {
             println!("{text}");
         }
         println!("{}: good", setup.path.display());
@@ -331,7 +332,8 @@ impl Daemon {
         let zmq = Logger::new("[ZMQ_PROXY] ");
         let fan_in = format!("ipc://@{}", settings.socket_name);
         let fan_in = Arc::new(Publisher::bind(&fan_in, PublisherOptions::default()).await?);
-        let (mut sources, mut tasks) = connect_sources(&settings, &fan_in, &zmq);
+        let prepared = sources::prepare(&settings, variable("ZMQ_PRIVKEY").as_deref());
+        let (mut sources, mut tasks) = prepared.connect(&fan_in, &zmq);
 
         let (queue, messages) = IngestQueue::new(Arc::clone(&stats));
         let ingest = Subscriber::connect(zmq_address, SubscriberOptions::default())?;
@@ -484,52 +486,6 @@ fn serve_sessions(settings: &Application, announcer: &Announcer) -> Result<(), S
         .serve(&path)
         .map(drop)
         .map_err(|cause| StartError::SessionSocket { path, cause })
-}
-
-type Sources = Vec<(String, watch::Receiver<bus::State>)>;
-
-/// Why nothing is taken from `source`; `None` when it can be connected.
-fn skipped(source: &ConnectSocket) -> Option<String> {
-    source.server_key.as_ref().map(|_| {
-        format!(
-            "failed to set up CURVE authentication for {}: this build takes NULL sources only; set \
-             type = \"NULL\" and use a path that only the registrar reaches",
-            source.address
-        )
-    })
-}
-
-/// Connects to every source; one that cannot be set up is skipped.
-fn connect_sources(
-    settings: &Application,
-    fan_in: &Arc<Publisher>,
-    log: &Logger,
-) -> (Sources, Vec<JoinHandle<()>>) {
-    let heartbeat = (!settings.heartbeat_interval.is_zero()).then_some(Heartbeat {
-        interval: settings.heartbeat_interval,
-        timeout: settings.heartbeat_timeout,
-    });
-    let (mut sources, mut tasks) = (Vec::new(), Vec::new());
-    for source in &settings.connect_sockets {
-        let address = &source.address;
-        if let Some(text) = skipped(source) {
-            log.error(text);
-            continue;
-        }
-        let options = SubscriberOptions {
-            topics: vec![source.subscription.clone().into()],
-            heartbeat,
-            ..SubscriberOptions::default()
-        };
-        match Subscriber::connect(address, options) {
-            Ok(subscriber) => {
-                sources.push((address.clone(), subscriber.watch()));
-                tasks.push(tokio::spawn(ingest::forward(subscriber, Arc::clone(fan_in))));
-            }
-            Err(error) => log.error(format_args!("failed to connect to {address}: {error}")),
-        }
-    }
-    (sources, tasks)
 }
 
 async fn expire(pipeline: Arc<Pipeline>) {

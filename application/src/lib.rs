@@ -19,6 +19,7 @@ pub mod liveness;
 pub mod pipeline;
 pub mod policy;
 pub mod registration;
+mod sources;
 pub mod stats;
 pub mod store;
 pub mod tunnel;

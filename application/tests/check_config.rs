@@ -17,6 +17,7 @@ fn check(settings: &str) -> (Option<i32>, String) {
     };
     let output = Command::new(env!("CARGO_BIN_EXE_application"))
         .arg("--check-config")
+        .env_remove("ZMQ_PRIVKEY")
         .env("CJ_STATION_CONFIG", file("app_config.toml", settings.as_bytes()))
         .env("PHANTOM_SUBNET_LOCATION", file("phantom_subnets.toml", PHANTOMS.as_bytes()))
         .env("CJ_PRIVKEY", file("privkey", &[0x42; 32]))
@@ -41,6 +42,15 @@ fn says_which_sources_will_be_skipped() {
     let (code, text) = check(&curve);
     assert_eq!(code, Some(0), "{text}");
     let line = text.lines().find(|line| line.contains("CURVE")).unwrap_or_default();
-    assert!(line.contains("tcp://registrar.example:5591") && line.contains("\"NULL\""), "{text}");
+    let skipped = "failed to set up CURVE authentication for tcp://registrar.example:5591: no key";
+    assert!(line.starts_with(skipped) && line.contains("ZMQ_PRIVKEY"), "{text}");
     assert!(!text.contains("ipc://@detector:"), "only the CURVE source is skipped: {text}");
+
+    let key = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(key.path(), [0x42; 64]).unwrap();
+    let named = format!("zmq_privkey_path = \"{}\"", key.path().display());
+    let (code, text) = check(&curve.replacen("zmq_privkey_path = \"\"", &named, 1));
+    assert_eq!(code, Some(0), "{text}");
+    assert!(!text.contains("failed"), "{text}");
+    assert!(text.contains("CURVE key of this station, for station_pubkeys: "), "{text}");
 }

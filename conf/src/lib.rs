@@ -26,7 +26,8 @@ pub use keys::z85;
 pub use placement::{MAX_CPUS, Placement};
 pub use problem::{Loaded, Notice, Origin, Problem, Problems};
 pub use registrar::{
-    OverrideSubnet, OverrideTransport, Overrides, Registrar, RegistrarLogLevel, ZmqAuth,
+    OverrideSubnet, OverrideTransport, Overrides, Registrar, RegistrarLogLevel, SigningMode,
+    ZmqAuth,
 };
 pub use shell::Variable;
 pub use station::{IngestBackend, Station};

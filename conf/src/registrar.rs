@@ -36,6 +36,15 @@ pub enum ZmqAuth {
     Curve,
 }
 
+/// Form of the signature over responses (`spec/registrar.md` 4.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SigningMode {
+    /// Standard Ed25519.
+    Ed25519,
+    /// The reference's bytes, which no standard verifier accepts.
+    Legacy,
+}
+
 /// Which clients an override is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OverrideTransport {
@@ -115,6 +124,10 @@ pub struct Registrar {
     pub station_pubkeys: Vec<[u8; 32]>,
     /// Any station may subscribe.
     pub any_station: bool,
+    /// Seed of the signatures; `None` for one derived from the ZeroMQ key.
+    pub signing_key_path: Option<PathBuf>,
+    /// Form of the signatures, in CURVE mode.
+    pub signing_mode: SigningMode,
     /// Serialized `ClientConf`.
     pub clientconf_path: PathBuf,
     /// Overrides of the phantom subnet.
@@ -164,6 +177,8 @@ impl Registrar {
             zmq_auth_verbose: t.boolean("zmq_auth_verbose").unwrap_or(false),
             station_pubkeys,
             any_station,
+            signing_key_path: path(t, "signing_key_path"),
+            signing_mode: signing_mode(t),
             clientconf_path: PathBuf::from(required(
                 t,
                 "clientconf_path",
@@ -179,8 +194,6 @@ impl Registrar {
         t.ignore(&[
             "ampcache_url",
             "bidirectional_api_generation",
-            "signing_key_path",
-            "signing_mode",
             "dns_accept_unfragmented",
             "dns_max_pending",
             "dns_workers",
@@ -245,6 +258,17 @@ fn zmq_auth(table: &mut Table) -> ZmqAuth {
             let found = other.map_or("no value".to_owned(), |text| format!("`{text}`"));
             table.problem("zmq_auth_type", found, "CURVE or NULL");
             ZmqAuth::Null
+        }
+    }
+}
+
+fn signing_mode(table: &mut Table) -> SigningMode {
+    match table.string("signing_mode").as_deref() {
+        None | Some("" | "ed25519") => SigningMode::Ed25519,
+        Some("legacy") => SigningMode::Legacy,
+        Some(other) => {
+            table.problem("signing_mode", format!("`{other}`"), "ed25519 or legacy");
+            SigningMode::Ed25519
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bus::{Publisher, PublisherOptions};
-use conf::{Loaded, RegistrarLogLevel as Level, ZmqAuth};
+use conf::{Loaded, RegistrarLogLevel as Level};
 use parking_lot::Mutex;
 use signalling::station::{Count, FileResult, RegistrarStatus, status_reply::Detail};
 use telemetry::admin::{self, DaemonStatus, Identification};
@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 
 use crate::api::{self, Api};
 use crate::arguments::Arguments;
+use crate::auth::{Auth, KeyError};
 use crate::log;
 use crate::metrics::Metrics;
 use crate::snapshot::{Files, Rules, Snapshot, SnapshotError};
@@ -43,12 +44,9 @@ pub enum StartError {
     /// The service that is asked for does not exist.
     #[error("{0} asks for a service this registrar does not have; it serves the HTTP API")]
     NothingToRun(&'static str),
-    /// CURVE is asked for.
-    #[error(
-        "zmq_auth_type = \"CURVE\": this registrar publishes with NULL only; set \"NULL\" and bind \
-         zmq_bind_addr to an address that only stations reach"
-    )]
-    Curve,
+    /// A key of CURVE mode cannot be used.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// The publishing socket cannot be opened.
     #[error("failed to create zmq socket: {0}")]
     Publisher(#[from] bus::BindError),
@@ -69,7 +67,7 @@ impl StartError {
     const fn exit(&self) -> Exit {
         match self {
             Self::NoPath | Self::NothingToRun(_) => Exit::Usage,
-            Self::Configuration(_) | Self::Snapshot(_) | Self::Curve => Exit::Config,
+            Self::Configuration(_) | Self::Snapshot(_) | Self::Key(_) => Exit::Config,
             Self::Publisher(_) | Self::Listen { .. } => Exit::Unavailable,
             Self::System(_) => Exit::OsErr,
         }
@@ -98,6 +96,8 @@ pub struct Setup {
     pub files: Files,
     /// What requests are answered from.
     pub snapshot: Snapshot,
+    /// Keys of CURVE mode; `None` in NULL mode.
+    pub auth: Option<Auth>,
 }
 
 impl Setup {
@@ -114,13 +114,11 @@ impl Setup {
         for notice in notices {
             log::line(Level::Warning, &notice.to_string(), &[]);
         }
-        for remark in remarks {
+        let (auth, about_keys) = Auth::load(&registrar)?;
+        for remark in remarks.into_iter().chain(about_keys) {
             log::line(Level::Warning, &remark, &[]);
         }
-        if registrar.zmq_auth == ZmqAuth::Curve {
-            return Err(StartError::Curve);
-        }
-        Ok(Self { path: path.to_owned(), registrar, files, snapshot })
+        Ok(Self { path: path.to_owned(), registrar, files, snapshot, auth })
     }
 
     fn of_process(arguments: &Arguments) -> Result<Self, StartError> {
@@ -149,6 +147,10 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
             setup.snapshot.generation,
             setup.snapshot.generations()
         );
+        if let Some(auth) = &setup.auth {
+            println!("pubkey of this registrar for connect_sockets: {}", auth.public_z85());
+            println!("responses are signed with Ed25519 key {}", auth.signing_public());
+        }
         return Ok(());
     }
     process::raise_nofile_limit();
@@ -220,15 +222,21 @@ impl Registrar {
     /// # Errors
     /// [`StartError`] when a socket cannot be opened.
     pub async fn start(setup: Setup, rules: Option<Rules>) -> Result<Self, StartError> {
-        let Setup { path, registrar, files, snapshot } = setup;
+        let Setup { path, registrar, files, snapshot, auth } = setup;
         let endpoint = format!("tcp://{}:{}", registrar.zmq_bind_addr, registrar.zmq_port);
-        let publisher = Publisher::bind(&endpoint, PublisherOptions::default()).await?;
+        let options = PublisherOptions {
+            curve: auth.as_ref().map(|auth| Arc::clone(&auth.server)),
+            ..PublisherOptions::default()
+        };
+        let publisher = Publisher::bind(&endpoint, options).await?;
+        let mut rules = rules.unwrap_or_else(|| Rules::new(&registrar));
+        rules.signer = auth.as_ref().map(|auth| Arc::clone(&auth.signer));
         let listener = api::listen(registrar.api_bind_addr, registrar.api_port)
             .map_err(|source| StartError::Listen { port: registrar.api_port, source })?;
         let address = listener.local_addr()?;
         let api = Arc::new(Api {
             snapshot: ArcSwap::from_pointee(snapshot),
-            rules: rules.unwrap_or_else(|| Rules::new(&registrar)),
+            rules,
             publisher: Arc::new(publisher),
             metrics: Metrics::default(),
             trusted_proxies: registrar.trusted_proxies.clone(),
@@ -244,6 +252,15 @@ impl Registrar {
             "Started Conjure registration server",
             &[("api", &address), ("zmq", &zmq as &dyn Display)],
         );
+        if let Some(auth) = &auth {
+            let (pubkey, signing) = (auth.public_z85(), auth.signing_public());
+            log::line(
+                Level::Info,
+                "CURVE: stations authenticate, responses are signed",
+                &[("pubkey", &pubkey), ("signing_key", &signing)],
+            );
+            auth.announce();
+        }
         Ok(Self {
             setup: Kept { path, files },
             api,
@@ -343,9 +360,11 @@ impl admin::Daemon for Registrar {
             .peers()
             .iter()
             .map(|peer| {
+                let key = peer.key.map(|key| format!(" (key {})", keys::z85(&key)));
                 format!(
-                    "subscriber {}: {} s, {} sent, {} queued, {} dropped",
+                    "subscriber {}{}: {} s, {} sent, {} queued, {} dropped",
                     peer.address,
+                    key.unwrap_or_default(),
                     peer.connected_for.as_secs(),
                     peer.sent,
                     peer.queued,

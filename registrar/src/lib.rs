@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod arguments;
+pub mod auth;
 mod connection;
 pub mod daemon;
 pub mod log;

@@ -41,6 +41,13 @@ pub fn line(level: Level, message: &str, fields: &[(&str, &dyn Display)]) {
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
+/// Prints a line in the second form, which has no level: time and text.
+pub fn plain(text: &str) {
+    let time = chrono::Local::now().format("%Y/%m/%d %H:%M:%S");
+    // As for the other lines.
+    let _ = std::io::stderr().lock().write_all(format!("{time} {text}\n").as_bytes());
+}
+
 fn format(time: &str, level: Level, message: &str, fields: &[(&str, &dyn Display)]) -> String {
     let name = match level {
         Level::Fatal => "fatal",

@@ -19,6 +19,9 @@ use crate::snapshot::{Rules, Snapshot};
 const DEFAULT_PORT: u32 = 443;
 /// Field of a response that carries the ClientConf.
 const CLIENT_CONF: u32 = 6;
+/// Fields of a published message that carry the signed response and the signature.
+const SIGNED_BYTES: u32 = 9;
+const SIGNATURE: u32 = 10;
 
 /// A registration that was accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,7 +62,11 @@ pub fn process<R: CryptoRng + ?Sized>(
         wrapper.set_generation(snapshot.generation).map_err(|_| Refusal::Decode)?;
     }
     let mut response = respond(&wrapper, snapshot, rules, rng)?.encode_to_vec();
-    let publication = publish(&wrapper, Some(&response))?;
+    let mut publication = publish(&wrapper, Some(&response))?;
+    if let Some(signer) = &rules.signer {
+        raw::put_bytes(&mut publication, SIGNED_BYTES, &response);
+        raw::put_bytes(&mut publication, SIGNATURE, &signer.sign(&response));
+    }
     if outdated {
         raw::put_bytes(&mut response, CLIENT_CONF, &snapshot.client_conf);
     }

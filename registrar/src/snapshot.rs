@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use phantoms::PhantomTable;
+use registration::signing::ResponseSigner;
 use signalling::client_conf;
 use transports::{Transport, prefix::PrefixTable};
 
@@ -29,6 +31,8 @@ pub struct Rules {
     pub overrides: conf::Overrides,
     /// Give every Prefix client that allows it a random prefix.
     pub random_prefix: bool,
+    /// Signs the response in the published message; `None` in NULL mode.
+    pub signer: Option<Arc<ResponseSigner>>,
 }
 
 /// Where a [`Snapshot`] is read from.
@@ -112,7 +116,7 @@ fn missing_generation(generation: u32, client_conf: &Path, phantoms: &Path) -> S
 }
 
 impl Rules {
-    /// Rules of a configuration: every transport, the built-in prefixes.
+    /// Rules of a configuration: every transport, the built-in prefixes, no signatures.
     pub fn new(registrar: &conf::Registrar) -> Self {
         let curve = registrar.zmq_auth == conf::ZmqAuth::Curve;
         Self {
@@ -120,6 +124,7 @@ impl Rules {
             prefixes: PrefixTable::default(),
             overrides: registrar.overrides.clone(),
             random_prefix: registrar.random_prefix_override.unwrap_or(curve),
+            signer: None,
         }
     }
 }

@@ -4,9 +4,10 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use bus::{Subscriber, SubscriberOptions};
+use bus::{CurveClient, CurveKeys, Subscriber, SubscriberOptions};
 use proptest::prelude::Rng as _;
 use registrar::daemon::{Registrar, Setup};
 use registrar::snapshot::Rules;
@@ -27,13 +28,26 @@ struct Stage {
 }
 
 impl Stage {
-    async fn new(phantoms: &str, client_conf: &[u8]) -> Self {
+    /// `privkey` is the content of the key file in CURVE mode.
+    async fn with(phantoms: &str, client_conf: &[u8], privkey: Option<&[u8]>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("phantoms.toml"), phantoms).unwrap();
         fs::write(dir.path().join("ClientConf"), client_conf).unwrap();
+        let station = CurveKeys::new(&[3; 32]);
+        let curve = privkey.map(|privkey| {
+            let key = dir.path().join("privkey");
+            fs::write(&key, privkey).unwrap();
+            format!(
+                "zmq_auth_type = \"CURVE\"\nsigning_mode = \"legacy\"\n\
+                 zmq_privkey_path = \"{}\"\nstation_pubkeys = [\"{}\"]\n",
+                key.display(),
+                keys::z85(station.public())
+            )
+        });
+        let auth = curve.unwrap_or_else(|| "zmq_auth_type = \"NULL\"\n".to_owned());
         let text = format!(
             "log_level = \"error\"\napi_port = 0\napi_bind_addr = \"127.0.0.1\"\n\
-             zmq_port = 0\nzmq_bind_addr = \"127.0.0.1\"\nzmq_auth_type = \"NULL\"\n\
+             zmq_port = 0\nzmq_bind_addr = \"127.0.0.1\"\n{auth}\
              clientconf_path = \"{}\"\n",
             dir.path().join("ClientConf").display()
         );
@@ -45,7 +59,12 @@ impl Stage {
         let registrar = Registrar::start(setup, Some(rules)).await.unwrap();
         let publisher = &registrar.api().publisher;
         let at = publisher.endpoint().to_string();
-        let subscriber = Subscriber::connect(&at, SubscriberOptions::default()).unwrap();
+        let curve = privkey.map(|file| {
+            let server = CurveKeys::new(file.first_chunk().unwrap());
+            Arc::new(CurveClient { keys: station, server: *server.public() })
+        });
+        let options = SubscriberOptions { curve, ..Default::default() };
+        let subscriber = Subscriber::connect(&at, options).unwrap();
         timeout(LONG, async {
             while !publisher.peers().iter().any(|p| p.subscribed) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -57,10 +76,15 @@ impl Stage {
     }
 
     async fn of_vectors() -> Self {
+        Self::of_vectors_with(false).await
+    }
+
+    async fn of_vectors_with(curve: bool) -> Self {
         let file = load("registrar-http.json");
         let context = &file["context"];
         let phantoms = context["phantom_subnets_toml"].as_str().unwrap();
-        Self::new(phantoms, &hex(&context["client_conf"])).await
+        let privkey = curve.then(|| hex(&context["privkey_file"]));
+        Self::with(phantoms, &hex(&context["client_conf"]), privkey.as_deref()).await
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -142,10 +166,17 @@ fn normal(bytes: &[u8]) -> C2sWrapper {
 #[tokio::test]
 async fn api_cases_of_the_vectors() {
     const FILE: &str = "registrar-http.json";
-    let mut stage = Stage::of_vectors().await;
-    let address = stage.registrar.address();
     let mut tally = Tally::new(FILE);
-    for case in load(FILE)["auth_NULL"].as_array().unwrap() {
+    for mode in ["auth_NULL", "auth_CURVE"] {
+        cases(mode, &load(FILE)[mode], &mut tally).await;
+    }
+    tally.finish();
+}
+
+async fn cases(mode: &str, cases: &Value, tally: &mut Tally) {
+    let mut stage = Stage::of_vectors_with(mode == "auth_CURVE").await;
+    let address = stage.registrar.address();
+    for case in cases.as_array().unwrap() {
         let asked = &case["request"];
         let path = asked["path"].as_str().unwrap();
         if path.starts_with("/amp/") {
@@ -196,7 +227,6 @@ async fn api_cases_of_the_vectors() {
         }
         tally.pass();
     }
-    tally.finish();
 }
 
 /// A body as clients send it, from the vectors.

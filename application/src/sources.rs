@@ -1,0 +1,210 @@
+//! Where registrations come from: the `[[connect_sockets]]` of the configuration
+//! (`spec/application.md` 4, `spec/registrar.md` 10.5).
+
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bus::{CurveClient, CurveKeys, Heartbeat, Publisher, State, Subscriber, SubscriberOptions};
+use conf::Application;
+use telemetry::log::Logger;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use zeroize::Zeroizing;
+
+use crate::ingest;
+
+/// Limit of a connection, and again of its handshake, under CURVE: a server that has another key
+/// may say nothing at all, and that is to be told within 10 s.
+const CURVE_LIMIT: Duration = Duration::from_secs(5);
+
+/// What each source is doing, by its address.
+pub(crate) type Sources = Vec<(String, watch::Receiver<State>)>;
+
+/// Why the CURVE key cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum KeyError {
+    #[error("no key is named; set zmq_privkey_path, or ZMQ_PRIVKEY in conjure.conf")]
+    Unnamed,
+    #[error("cannot read {}: {source}", .path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{} has {found} bytes, a private key needs 32; write it with genkey", .path.display())]
+    TooShort { path: PathBuf, found: usize },
+}
+
+/// The sources of a configuration with their keys.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    usable: Vec<(String, SubscriberOptions)>,
+    unusable: Vec<String>,
+    notes: Vec<String>,
+}
+
+/// Reads what the sources of `settings` need; `key` is the CURVE key file where the configuration
+/// names none. Without CURVE sources no key is read.
+pub(crate) fn prepare(settings: &Application, key: Option<&Path>) -> Prepared {
+    let heartbeat = (!settings.heartbeat_interval.is_zero()).then_some(Heartbeat {
+        interval: settings.heartbeat_interval,
+        timeout: settings.heartbeat_timeout,
+    });
+    let mut prepared = Prepared { usable: Vec::new(), unusable: Vec::new(), notes: Vec::new() };
+    let wants_key = settings.connect_sockets.iter().any(|source| source.server_key.is_some());
+    let keys =
+        wants_key.then(|| read(settings.zmq_privkey_path.as_deref().or(key), &mut prepared.notes));
+    for source in &settings.connect_sockets {
+        let address = source.address.clone();
+        let mut options = SubscriberOptions {
+            topics: vec![source.subscription.clone().into()],
+            heartbeat,
+            ..SubscriberOptions::default()
+        };
+        match (source.server_key, &keys) {
+            (Some(server), Some(Ok(keys))) => {
+                options.curve = Some(Arc::new(CurveClient { keys: keys.clone(), server }));
+                options.handshake_timeout = CURVE_LIMIT;
+            }
+            (Some(_), Some(Err(error))) => {
+                let text = format!("failed to set up CURVE authentication for {address}: {error}");
+                prepared.unusable.push(text);
+                continue;
+            }
+            _ => {}
+        }
+        prepared.usable.push((address, options));
+    }
+    if let Some(Ok(keys)) = &keys {
+        let own = keys::z85(keys.public());
+        prepared.notes.push(format!("CURVE key of this station, for station_pubkeys: {own}"));
+    }
+    prepared
+}
+
+/// Reads the first 32 bytes of the key file; the public key is computed.
+fn read(path: Option<&Path>, notes: &mut Vec<String>) -> Result<CurveKeys, KeyError> {
+    let path = path.ok_or(KeyError::Unnamed)?;
+    let failed = |source| KeyError::Read { path: path.to_owned(), source };
+    let file = std::fs::File::open(path).map_err(failed)?;
+    let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
+    let mut content = Zeroizing::new(Vec::with_capacity(64));
+    file.take(64).read_to_end(&mut content).map_err(failed)?;
+    let secret = content
+        .first_chunk()
+        .ok_or_else(|| KeyError::TooShort { path: path.to_owned(), found: content.len() })?;
+    if mode & 0o077 != 0 {
+        notes.push(format!(
+            "CURVE key {} has mode {mode:04o}, others may read it; chmod 0600 it",
+            path.display()
+        ));
+    }
+    Ok(CurveKeys::new(secret))
+}
+
+impl Prepared {
+    /// What is worth saying: first the sources that will be skipped and why.
+    pub(crate) fn remarks(&self) -> impl Iterator<Item = &String> {
+        self.unusable.iter().chain(&self.notes)
+    }
+
+    /// Connects to every usable source and logs what becomes of it; the others are skipped.
+    pub(crate) fn connect(
+        self,
+        fan_in: &Arc<Publisher>,
+        log: &Logger,
+    ) -> (Sources, Vec<JoinHandle<()>>) {
+        let (mut sources, mut tasks) = (Vec::new(), Vec::new());
+        for text in &self.unusable {
+            log.error(text);
+        }
+        for note in &self.notes {
+            log.warn(note);
+        }
+        for (address, options) in self.usable {
+            match Subscriber::connect(&address, options) {
+                Ok(subscriber) => {
+                    let state = subscriber.watch();
+                    sources.push((address.clone(), state.clone()));
+                    tasks.push(tokio::spawn(report(address, state, log.clone())));
+                    tasks.push(tokio::spawn(ingest::forward(subscriber, Arc::clone(fan_in))));
+                }
+                Err(error) => log.error(format_args!("failed to connect to {address}: {error}")),
+            }
+        }
+        (sources, tasks)
+    }
+}
+
+/// Logs each change of a source: a failed handshake is the operator's business, a publisher that
+/// is away for a moment is not an error.
+async fn report(address: String, mut state: watch::Receiver<State>, log: Logger) {
+    while state.changed().await.is_ok() {
+        let now = state.borrow_and_update().clone();
+        match now {
+            State::HandshakeFailed(_) => log.error(format_args!("source {address}: {now}")),
+            State::Disconnected(_) => log.warn(format_args!("source {address}: {now}")),
+            State::Connecting | State::Connected => {
+                log.info(format_args!("source {address}: {now}"));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SERVER: &str = "s5gkB.U$dl]gO=F{Qo3=4Api-T$5#tpwaT/bSOr@";
+
+    fn settings(key: &str, with_curve: bool) -> Application {
+        let mut text = format!(
+            "log_level = \"error\"\nsocket_name = \"z\"\nzmq_privkey_path = \"{key}\"\n\
+             [[connect_sockets]]\naddress = \"ipc://@detector\"\ntype = \"NULL\"\n"
+        );
+        if with_curve {
+            text += &format!(
+                "[[connect_sockets]]\naddress = \"tcp://192.0.2.1:5591\"\ntype = \"CURVE\"\n\
+                 pubkey = \"{SERVER}\"\n"
+            );
+        }
+        Application::parse(&text, Path::new("a.toml")).unwrap().value
+    }
+
+    fn text(prepared: &Prepared) -> String {
+        prepared.remarks().map(String::as_str).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn a_key_is_needed_for_curve_sources_only() {
+        let plain = prepare(&settings("", false), Some(Path::new("/nonexistent/key")));
+        assert_eq!((plain.usable.len(), text(&plain)), (1, String::new()));
+        for (key, variable, cause) in [
+            ("", None, "no key is named; set zmq_privkey_path, or ZMQ_PRIVKEY in conjure.conf"),
+            ("/nonexistent/key", None, "cannot read /nonexistent/key: No such file"),
+            ("", Some("/nonexistent/other"), "cannot read /nonexistent/other: No such file"),
+            ("/dev/null", None, "/dev/null has 0 bytes, a private key needs 32"),
+        ] {
+            let skipped = prepare(&settings(key, true), variable.map(Path::new));
+            let start = "failed to set up CURVE authentication for tcp://192.0.2.1:5591: ";
+            assert!(text(&skipped).starts_with(&format!("{start}{cause}")), "{}", text(&skipped));
+            assert_eq!(skipped.usable.len(), 1, "the other source stays");
+        }
+    }
+
+    #[test]
+    fn the_key_file_comes_before_the_variable_and_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("zmq");
+        let pair = [7; 64];
+        std::fs::write(&path, pair).unwrap();
+        let good =
+            prepare(&settings(path.to_str().unwrap(), true), Some(Path::new("/nonexistent")));
+        let public = keys::public_key(&[7; 32]);
+        assert!(text(&good).contains(&keys::z85(&public)), "{}", text(&good));
+        let curve = good.usable[1].1.curve.as_ref().unwrap();
+        assert_eq!(curve.keys.public(), &public);
+        assert_eq!(keys::z85(&curve.server), SERVER);
+        assert!(good.usable[0].1.curve.is_none());
+        assert!(!format!("{good:?}").contains("7, 7, 7"), "secrets are not printed");
+    }
+}
