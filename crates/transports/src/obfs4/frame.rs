@@ -139,7 +139,7 @@ impl Opener {
         if let Some(error) = self.failed {
             return Err(error.into());
         }
-        let mut scratch = Zeroizing::new([0; MAX_FRAME_PAYLOAD]);
+        let mut scratch = [0; MAX_FRAME_PAYLOAD];
         loop {
             let wanted = self.expected.unwrap_or(LENGTH);
             let missing = wanted - self.partial.len();
