@@ -318,6 +318,45 @@ mod tests {
         assert_eq!(off.transport_params, None);
     }
 
+    /// The mechanism decides about the random prefix, unless the configuration does; what is signed
+    /// are the bytes of the published response, and unidirectional messages carry no signature.
+    #[test]
+    fn curve_gives_random_prefixes_and_signed_responses() {
+        use ed25519_dalek::{Signature, VerifyingKey};
+        use registration::signing::ResponseSigner;
+        let curve = HEAD.replace("NULL", "CURVE") + "zmq_privkey_path = \"/k\"\n";
+        let rules_of = |text: &str| {
+            Rules::new(&conf::Registrar::parse(text, std::path::Path::new("r.toml")).unwrap().value)
+        };
+        assert!(!rules_of(&format!("{curve}random_prefix_override = false\n")).random_prefix);
+        let mut rules = rules_of(&curve);
+        assert!(rules.random_prefix);
+        let signer = ResponseSigner::from_seed(&[5; 32]);
+        let key = VerifyingKey::from_bytes(&signer.public()).unwrap();
+        rules.signer = Some(std::sync::Arc::new(signer));
+
+        let body = registration(TransportType::Prefix).wrapper(
+            &[1; 32],
+            RegistrationSource::BidirectionalApi,
+            None,
+        );
+        let published = |endpoint| {
+            let wrapper = Wrapper::decode(&body).unwrap();
+            let rng = &mut ChaCha20Rng::from_seed([1; 32]);
+            let accepted = process(wrapper, endpoint, &[0; 16], &snapshot(), &rules, rng).unwrap();
+            C2sWrapper::decode(&accepted.publication[..]).unwrap()
+        };
+        let message = published(Endpoint::Bidirectional);
+        let signed = message.reg_resp_bytes.unwrap();
+        let signature = Signature::from_slice(&message.reg_resp_signature.unwrap()).unwrap();
+        key.verify_strict(&signed, &signature).unwrap();
+        let response = RegistrationResponse::decode(&signed[..]).unwrap();
+        assert!(response.transport_params.is_some());
+        assert_eq!(message.registration_response, Some(response));
+        let message = published(Endpoint::Unidirectional);
+        assert_eq!((message.reg_resp_bytes, message.reg_resp_signature), (None, None));
+    }
+
     /// P28: never an unspecified phantom.
     #[test]
     fn a_family_without_phantoms_is_an_error_not_an_unspecified_address() {
