@@ -270,6 +270,26 @@ async fn subscribers_with_wrong_keys_say_why_and_hear_nothing() {
     assert!(!decisions.iter().any(|(key, admitted)| *key == *keys(3).public() && *admitted));
 }
 
+/// P36: the registrar was switched to NULL, or is something that answers nothing.
+#[tokio::test]
+async fn a_publisher_without_curve_and_a_mute_one_are_failed_handshakes() {
+    let null = Publisher::bind("tcp://127.0.0.1:0", PublisherOptions::default()).await.unwrap();
+    let text = failure(&subscriber(&null.endpoint().to_string(), client(2, 1))).await;
+    assert!(text.contains("peer requires mechanism NULL, this side is configured for CURVE"));
+
+    let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = format!("tcp://{}", mute.local_addr().unwrap());
+    let limit = Duration::from_millis(100);
+    let options = SubscriberOptions {
+        curve: Some(client(2, 1)),
+        handshake_timeout: limit,
+        ..Default::default()
+    };
+    let subscriber = Subscriber::connect(&at, options).unwrap();
+    let text = failure(&subscriber).await;
+    assert!(text.contains("no complete greeting from the peer within 100 ms"), "{text}");
+}
+
 /// One bad peer does not disturb the others.
 #[tokio::test]
 async fn one_bad_peer_among_many_disturbs_nobody() {
