@@ -398,14 +398,17 @@ fn p34_a_stopped_station_starves_no_other() {
         host.within(FLOW, "everybody has the last one", |_| {
             others.iter().all(|other| other.registrations() == ALL + 1)
         });
-        std::thread::sleep(SECOND);
-        publisher.publish(message.encode_to_vec().into());
         let duplicates = |other: &Other| match status(other.dir.path()).detail {
             Some(Detail::Application(status)) => {
                 status.ingest.iter().find(|count| count.name == "duplicates").unwrap().value
             }
             other => panic!("{other:?}"),
         };
-        host.within(FLOW, "the stopped station hears all again", |_| duplicates(&third) == 1);
+        // It may be busy with what it had in its buffers, and drop the first.
+        host.within(FLOW, "the stopped station hears all again", |_| {
+            publisher.publish(message.encode_to_vec().into());
+            std::thread::sleep(SECOND / 4);
+            duplicates(&third) > 0
+        });
     });
 }
