@@ -13,7 +13,7 @@ use application::policy::Policy;
 use application::registration::Registration;
 use lab::{Lab, Node};
 use session::command::Command as Sessions;
-use signalling::station::{StatusReply, StatusRequest};
+use signalling::station::{StatusReply, StatusRequest, status_reply::Detail};
 use signalling::{C2sWrapper, ClientToStation, Message, RegistrationFlags};
 use telemetry::admin;
 use transports::Transport;
@@ -120,6 +120,11 @@ impl Host {
             publisher,
         };
         host.until("the application subscribes", |h| h.publisher.stats().subscribers == 1);
+        // A link that comes up later publishes again, with what is left of a lifetime. Scenarios
+        // with a Redis of their own bring it later.
+        if settings.redis_url.is_some_and(|url| url.starts_with("redis+unix:")) {
+            host.until("Redis is connected", |h| h.redis_state() == "connected");
+        }
         host
     }
 
@@ -259,6 +264,14 @@ impl Host {
     /// What the operator sees of the application.
     pub(crate) fn status(&self) -> StatusReply {
         status(self.dir.path())
+    }
+
+    /// State of the application's link to Redis.
+    pub(crate) fn redis_state(&self) -> String {
+        match self.status().detail {
+            Some(Detail::Application(status)) => status.redis,
+            other => panic!("{other:?}"),
+        }
     }
 
     /// A connection from the client to `phantom`.

@@ -264,12 +264,9 @@ fn redis_loss(host: &Host, silence: Duration) {
         let session = host.registrations(&registration(seed))[0].session_key().unwrap();
         table.0.lock().unwrap().contains(&session)
     };
-    let redis = |h: &Host| match h.status().detail {
-        Some(Detail::Application(status)) => status.redis,
-        other => panic!("{other:?}"),
-    };
     let both = |h: &Host| {
-        redis(h) == "connected" && subscription.state() == session::redis_out::LinkState::Connected
+        h.redis_state() == "connected"
+            && subscription.state() == session::redis_out::LinkState::Connected
     };
     host.within(20 * SECOND, "both ends are connected", both);
     host.publish(&registration(1), 1);
@@ -277,7 +274,7 @@ fn redis_loss(host: &Host, silence: Duration) {
     let cut = Cut::between(&[("10.10.3.2", "198.51.100.2"), ("10.10.1.2", "198.51.100.2")]);
     let start = Instant::now();
     host.within(60 * SECOND, "both ends notice", |h| {
-        redis(h).starts_with("absent")
+        h.redis_state().starts_with("absent")
             && matches!(subscription.state(), session::redis_out::LinkState::Absent(_))
     });
     println!("both ends noticed after {:?}", start.elapsed());

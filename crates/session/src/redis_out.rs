@@ -182,8 +182,9 @@ async fn session(
     timeout(ANSWER, hellos.subscribe(HELLO_CHANNEL)).await.map_err(expired)??;
     // Letting go of the first half would end the subscription.
     let (_subscribed, mut hellos) = hellos.split();
-    set.send_replace(LinkState::Connected);
     republish(&mut connection, registrations).await?;
+    // Not earlier: whoever sees it may rely on detectors knowing everything.
+    set.send_replace(LinkState::Connected);
     let mut last_republish = Instant::now();
     let mut republish_due = false;
     let mut jobs = Vec::with_capacity(BATCH);
