@@ -19,6 +19,7 @@ use crate::status::Desk;
 use crate::worker::Shared;
 use arc_swap::ArcSwap;
 use bus::{Publisher, PublisherOptions};
+use capture::tun::{Tun, TunError};
 use session::watch::{DetectorId, Watch};
 use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -29,7 +30,6 @@ use std::time::{Duration, Instant};
 use telemetry::admin::{self, Identification};
 use telemetry::process::{Exit, Signal, Signals, notify};
 use tokio::sync::{Notify, mpsc};
-use tun::{Tun, TunError};
 
 /// How long readiness waits for the sources of packets.
 const FIRST_SOURCES: Duration = Duration::from_millis(500);

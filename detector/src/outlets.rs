@@ -6,11 +6,11 @@ use crate::log::{self, Level};
 use crate::pending::{Outcome, Pending};
 use crate::sessions::{PackedKey, Sessions};
 use crate::worker::{Endpoints, Exits, TestString};
+use capture::tun::Tun;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tun::Tun;
 
 /// Where packets of sessions go.
 pub trait PacketSink: Send + Sync {

@@ -22,7 +22,7 @@ use vectors::{Tally, Value, hex, load};
 
 /// A tun device, and a socket on which the kernel shows what arrives at it.
 struct RealTun {
-    device: tun::Tun,
+    device: capture::tun::Tun,
     tap: socket2::Socket,
 }
 
@@ -33,7 +33,7 @@ impl RealTun {
         let all = Protocol::from(i32::from(0x0003u16.to_be()));
         let tap = Socket::new(Domain::PACKET, Type::DGRAM, Some(all)).unwrap();
         tap.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
-        Self { device: tun::Tun::open("tun0").unwrap(), tap }
+        Self { device: capture::tun::Tun::open("tun0").unwrap(), tap }
     }
 
     /// Writes `packet` and returns what the kernel received.

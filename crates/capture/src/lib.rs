@@ -1,4 +1,5 @@
-//! Frame sources behind one trait (`spec/ingest.md` 6 and 8).
+//! Frame sources behind one trait (`spec/ingest.md` 6 and 8), and the [`tun`] devices that forwarded
+//! packets go to.
 //!
 //! A source is named by a text: `afp:IF` or a bare interface name for `AF_PACKET`, `pcap:FILE` for
 //! a capture file. [`open`] makes it; [`Source::burst`] hands out frames that are valid until it
@@ -7,6 +8,7 @@
 mod afpacket;
 mod name;
 mod pcap;
+pub mod tun;
 
 use std::io;
 use std::time::Duration;

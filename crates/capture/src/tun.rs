@@ -1,7 +1,7 @@
 //! Tun devices: the way of a phantom packet into the host (`spec/detector.md` 13).
 //!
 //! A device is opened single-queue and without packet information, so what is written is a raw IP
-//! packet. `unsafe` is confined to the two ioctls that no safe wrapper offers.
+//! packet.
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
