@@ -9,14 +9,11 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::time::Duration;
 
 use application::Station;
-use application::daemon::accept;
-use application::listener;
 use telemetry::process::raise_nofile_limit;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use crate::loopback::{self, COVERT};
 use crate::measure::Row;
@@ -103,10 +100,7 @@ fn grown(few: u64, many: u64, heap: impl Fn(&mut dyn FnMut()) -> i64) -> Result<
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     let inside = runtime.enter();
-    let station = station::start("")?;
-    let phantoms = listener::listen(listener::default_address()).map_err(failed)?;
-    let sessions = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
-    runtime.spawn(accept(phantoms, Arc::clone(&station), sessions));
+    let station = station::listen()?;
     drop(inside);
     let mut clients = Clients::start().map_err(failed)?;
     runtime.block_on(open(&station, 0..few, &mut clients))?;

@@ -9,9 +9,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use application::daemon::accept;
-use application::{Station, listener};
-use tokio::sync::Semaphore;
+use application::Station;
 
 use crate::loopback::{self, COVERT, OTHER_RELAY};
 use crate::measure::{Row, Side, run_on_first_cpu, thread_time};
@@ -99,10 +97,7 @@ pub(crate) fn host() -> Result<(), String> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     let inside = runtime.enter();
-    let station = station::start("")?;
-    let phantoms = listener::listen(listener::default_address()).map_err(failed)?;
-    let sessions = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
-    runtime.spawn(accept(phantoms, Arc::clone(&station), sessions));
+    let station = station::listen()?;
     drop(inside);
     let phantom = runtime.block_on(station::register(&station, 0))?;
     for question in std::io::stdin().lines() {

@@ -3,20 +3,22 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use application::Station;
 use application::announce::Announcer;
 use application::covert::SystemResolver;
+use application::daemon::accept;
 use application::intake::{self, Served};
 use application::liveness::{LivenessSettings, LivenessTester, TcpDialer};
 use application::pipeline::Pipeline;
 use application::policy::Policy;
 use application::stats::Stats;
 use application::store::Store;
+use application::{Station, listener};
 use arc_swap::ArcSwap;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use signalling::{C2sWrapper, ClientToStation, Message, RegistrationFlags};
 use telemetry::log::Logger;
+use tokio::sync::Semaphore;
 use transports::Transport;
 use transports::prefix::PrefixTable;
 
@@ -89,7 +91,7 @@ pub fn start(redis_url: &str) -> Result<Arc<Station>, String> {
             store,
             liveness: LivenessTester::new(&unprobed, TcpDialer),
             resolver: SystemResolver { limit: std::time::Duration::from_secs(3) },
-            probes: tokio::sync::Semaphore::new(4096),
+            probes: Semaphore::new(4096),
             stats: Arc::new(Stats::default()),
             log: Logger::new("[REG] "),
         }),
@@ -99,6 +101,18 @@ pub fn start(redis_url: &str) -> Result<Arc<Station>, String> {
         dial_timeout: std::time::Duration::from_secs(30),
         deadline_ms: application::connection::DEADLINE_MS,
     }))
+}
+
+/// The same without Redis, taking connections to phantoms.
+///
+/// # Errors
+/// As [`start`], and when the port cannot be opened.
+pub fn listen() -> Result<Arc<Station>, String> {
+    let station = start("")?;
+    let phantoms = listener::listen(listener::default_address()).map_err(|e| e.to_string())?;
+    let sessions = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
+    tokio::spawn(accept(phantoms, Arc::clone(&station), sessions));
+    Ok(station)
 }
 
 fn policy() -> Result<Policy, String> {
