@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,13 +15,15 @@ use telemetry::log::{Level, Logger, enabled};
 use telemetry::privacy::ClientEndpoint;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
-use transports::{Identification, Registered, Verdict};
+use transports::obfs4::ClientIdentity;
+use transports::{Found, Identification, Index, Registered, Transport, Verdict};
 
 use crate::Station;
 use crate::listener;
 use crate::registration::{Identifier, Registration};
 use crate::stats::connections::{Progress, State};
-use crate::tunnel::Tunnel;
+use crate::store::Store;
+use crate::tunnel::{Client, Tunnel};
 
 /// Bytes of one read.
 const READ: usize = 4096;
@@ -47,7 +49,7 @@ pub async fn serve(stream: TcpStream, peer: SocketAddr, station: Arc<Station>) {
     let mut progress = stats.connections.begin(phantom.is_ipv6());
     let deadline = Duration::from_millis(rand::random_range(station.deadline_ms.clone()));
     let found = Waiting {
-        stream: &stream,
+        stream,
         phantom,
         peer,
         station: &station,
@@ -58,7 +60,7 @@ pub async fn serve(stream: TcpStream, peer: SocketAddr, station: Arc<Station>) {
     .await;
     let ended_in_error = progress.state() == State::Error;
     progress.finish(&origin);
-    let Some((registration, rest)) = found else {
+    let Some((registration, client)) = found else {
         if ended_in_error {
             stats.connections.failed.count();
         }
@@ -66,13 +68,13 @@ pub async fn serve(stream: TcpStream, peer: SocketAddr, station: Arc<Station>) {
         return;
     };
     station.pipeline.announcer.used(&registration);
-    Tunnel { registration, peer, phantom }.run(stream, rest, &station).await;
+    Tunnel { registration, peer, phantom }.run(client, &station).await;
     stats.connections.active.down();
 }
 
 /// A connection that is not identified yet.
 struct Waiting<'a> {
-    stream: &'a TcpStream,
+    stream: TcpStream,
     phantom: SocketAddr,
     peer: SocketAddr,
     station: &'a Station,
@@ -81,12 +83,12 @@ struct Waiting<'a> {
 }
 
 impl Waiting<'_> {
-    /// Reads until a transport claims the connection; the registration, and what was read beyond
-    /// its tag.
+    /// Reads until a transport claims the connection; the registration, and the stream of its
+    /// client.
     async fn identify(
         mut self,
         progress: &mut Progress<'_>,
-    ) -> Option<(Arc<Registration>, Vec<u8>)> {
+    ) -> Option<(Arc<Registration>, Client)> {
         let store = &self.station.pipeline.store;
         let count = store.count(self.phantom.ip());
         self.log(Level::Debug, format_args!("new connection ({count} potential registrations)"));
@@ -118,33 +120,22 @@ impl Waiting<'_> {
                 &received,
                 &self.station.pipeline.served.prefixes,
                 &self.station.keys,
-                |tag| {
-                    let registration = store.find(self.phantom.ip(), &Identifier::from(tag))?;
-                    Some(Registered {
-                        transport: registration.transport,
-                        prefix_id: registration.prefix_id,
-                        registration,
-                    })
-                },
+                &OnPhantom { store, phantom: self.phantom.ip() },
             );
             match verdict {
                 Verdict::TryAgain if received.len() <= MAX_RECEIVED => progress.go(State::Reading),
-                Verdict::Found(found) => {
-                    progress.go(State::Found);
-                    found.registration.mark_used();
-                    return Some((found.registration, received.split_off(found.consumed)));
-                }
+                Verdict::Found(found) => match self.opened(&found, received).await {
+                    Ok(client) => {
+                        progress.go(State::Found);
+                        found.registration.mark_used();
+                        let client = client.on(self.stream);
+                        return Some((found.registration, client));
+                    }
+                    Err(why) => return self.burnt(progress, found.transport, &why).await,
+                },
                 Verdict::Burnt(transport, why) => {
-                    self.log(
-                        Level::Warn,
-                        format_args!(
-                            "got unexpected error from transport {}, reading for {:?} then giving \
-                             up: {why}",
-                            transport.station_name(),
-                            self.deadline
-                        ),
-                    );
-                    return self.give_up(progress, received).await;
+                    drop(received);
+                    return self.burnt(progress, transport, &why).await;
                 }
                 Verdict::Exhausted | Verdict::TryAgain => {
                     self.log(
@@ -154,15 +145,58 @@ impl Waiting<'_> {
                             self.deadline
                         ),
                     );
-                    return self.give_up(progress, received).await;
+                    drop(received);
+                    self.discard(progress).await;
+                    return None;
                 }
             }
         }
     }
 
-    /// Frees what was kept and discards the rest.
-    async fn give_up<T>(&mut self, progress: &mut Progress<'_>, received: Vec<u8>) -> Option<T> {
-        drop(received);
+    /// What the transport makes of the bytes it was found by: what is left of them, or the tunnel
+    /// that an obfs4 handshake opens.
+    async fn opened(
+        &mut self,
+        found: &Found<Arc<Registration>>,
+        mut received: Vec<u8>,
+    ) -> Result<Opened, String> {
+        let identity = found.registration.obfs4();
+        let Some(identity) = identity.filter(|_| found.transport == Transport::Obfs4) else {
+            return Ok(Opened::Plain(received.split_off(found.consumed)));
+        };
+        let accepted = self.station.replays.accept(identity, &received);
+        let (tunnel, reply) = accepted.map_err(|failure| failure.to_string())?;
+        let mut rest = &reply[..];
+        while !rest.is_empty() {
+            let writable = tokio::select! {
+                biased;
+                () = &mut self.timer => return Err("the answer is not taken".to_owned()),
+                writable = self.stream.writable() => writable,
+            };
+            match writable.and_then(|()| self.stream.try_write(rest)) {
+                Ok(n) => rest = &rest[n..],
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) => return Err(ErrorClass::from(&e).to_string()),
+            }
+        }
+        Ok(Opened::Obfs4(tunnel))
+    }
+
+    /// Discards what still comes on a connection that a transport gave up.
+    async fn burnt<T>(
+        &mut self,
+        progress: &mut Progress<'_>,
+        transport: Transport,
+        why: &(dyn std::fmt::Display + Sync),
+    ) -> Option<T> {
+        self.log(
+            Level::Warn,
+            format_args!(
+                "got unexpected error from transport {}, reading for {:?} then giving up: {why}",
+                transport.station_name(),
+                self.deadline
+            ),
+        );
         self.discard(progress).await;
         None
     }
@@ -244,6 +278,53 @@ impl Waiting<'_> {
         if enabled(level) {
             let (peer, phantom) = (ClientEndpoint(self.peer), self.phantom.ip());
             Logger::new(format!("[CONN] {peer} -> {phantom} ")).at(level, message);
+        }
+    }
+}
+
+/// What a transport made of the first bytes of its connection.
+enum Opened {
+    /// Bytes behind its tag.
+    Plain(Vec<u8>),
+    /// The open tunnel.
+    Obfs4(crate::obfs4::Tunnel),
+}
+
+impl Opened {
+    fn on(self, stream: TcpStream) -> Client {
+        match self {
+            Self::Plain(rest) => Client::Plain(stream, rest),
+            Self::Obfs4(tunnel) => {
+                Client::Obfs4(crate::obfs4::Stream::new(stream, tunnel, Vec::new()))
+            }
+        }
+    }
+}
+
+/// The registrations of one phantom.
+struct OnPhantom<'a> {
+    store: &'a Store,
+    phantom: IpAddr,
+}
+
+impl Index for OnPhantom<'_> {
+    type Registration = Arc<Registration>;
+
+    fn find(&self, tag: &[u8; 32]) -> Option<Registered<Arc<Registration>>> {
+        let registration = self.store.find(self.phantom, &Identifier::from(tag))?;
+        Some(Registered {
+            transport: registration.transport,
+            prefix_id: registration.prefix_id,
+            registration,
+        })
+    }
+
+    fn obfs4(&self, after: u64, each: &mut dyn FnMut(u64, &ClientIdentity, Arc<Registration>)) {
+        for (number, registration) in self.store.obfs4(self.phantom, after) {
+            if let Some(identity) = registration.obfs4() {
+                let handle = Arc::clone(&registration);
+                each(number, identity.shared(), handle);
+            }
         }
     }
 }

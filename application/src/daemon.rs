@@ -29,6 +29,7 @@ use crate::covert::SystemResolver;
 use crate::ingest::{self, IngestQueue};
 use crate::intake::Served;
 use crate::liveness::{LivenessSettings, LivenessTester, TcpDialer};
+use crate::obfs4::Replays;
 use crate::pipeline::Pipeline;
 use crate::policy::{Policy, PolicyError};
 use crate::stats::{self, Stats};
@@ -322,6 +323,7 @@ impl Daemon {
             },
             dial_timeout: settings.covert_dial_timeout.unwrap_or(DEFAULT_DIAL),
             deadline_ms: connection::DEADLINE_MS,
+            replays: Replays::default(),
         });
 
         let address = listen_address(&settings)?;
@@ -446,7 +448,7 @@ fn served(settings: &Application) -> Served {
     Served {
         v4: settings.enable_v4,
         v6: settings.enable_v6,
-        transports: vec![Transport::Min, Transport::Prefix],
+        transports: vec![Transport::Min, Transport::Prefix, Transport::Obfs4],
         prefixes: if settings.disable_default_prefixes {
             PrefixTable::empty()
         } else {

@@ -6,11 +6,12 @@ use keys::{ClientVersion, SharedSecret};
 use phantoms::{Family, Phantom, SelectError};
 use session::Proto;
 use signalling::{Any, C2sWrapper, ClientToStation, Message, RegistrationResponse};
+use transports::obfs4::ServerIdentity;
 use transports::prefix::PrefixTable;
 use transports::{Params, Protocol, Transport, destination_port};
 
 use crate::policy::Policy;
-use crate::registration::{Identifier, Parts, Registration};
+use crate::registration::{Credentials, Identifier, Parts, Registration};
 
 /// Shortest shared secret; registrars require as much.
 pub const MIN_SECRET: usize = 8;
@@ -193,6 +194,7 @@ impl<'a> MessageParts<'a> {
         if phantom.is_ipv4() && !self.client.is_ipv4() {
             return Err(IntakeError::MixedFamilies);
         }
+        let (identifier, credentials) = self.recognition(transport);
         let mut short_id = [0; 8];
         short_id.copy_from_slice(&self.secret.expose()[..8]);
         let flags = self.payload.flags.as_ref();
@@ -206,7 +208,8 @@ impl<'a> MessageParts<'a> {
             client: self.client,
             origin: self.policy.geoip.origin(self.client),
             transport,
-            identifier: self.identifier(transport),
+            identifier,
+            credentials,
             prefix_id: params.prefix_id(),
             short_id,
             source: self.source,
@@ -273,12 +276,18 @@ impl<'a> MessageParts<'a> {
         }
     }
 
-    fn identifier(&self, transport: Transport) -> Identifier {
-        match transport {
-            Transport::Min => (&self.secret.min_identifier()).into(),
-            Transport::Prefix => (&self.secret.prefix_identifier()).into(),
-            Transport::Dtls => (&self.secret.dtls_identifier()).into(),
-            Transport::Obfs4 => self.keys.obfs4().identifier().into(),
-        }
+    /// By what the transport recognises connections, and what it needs to serve them.
+    fn recognition(&self, transport: Transport) -> (Identifier, Credentials) {
+        let tag = match transport {
+            Transport::Min => self.secret.min_identifier(),
+            Transport::Prefix => self.secret.prefix_identifier(),
+            Transport::Dtls => self.secret.dtls_identifier(),
+            Transport::Obfs4 => {
+                let keys = self.keys.obfs4();
+                let identifier = keys.identifier().into();
+                return (identifier, Credentials::Obfs4(Box::new(ServerIdentity::new(keys))));
+            }
+        };
+        ((&tag).into(), Credentials::Tag)
     }
 }

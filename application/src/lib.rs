@@ -16,6 +16,7 @@ pub mod ingest;
 pub mod intake;
 pub mod listener;
 pub mod liveness;
+pub mod obfs4;
 pub mod pipeline;
 pub mod policy;
 pub mod registration;
@@ -44,4 +45,6 @@ pub struct Station {
     pub dial_timeout: Duration,
     /// Range of the deadline of connections that are not identified, in milliseconds, end excluded.
     pub deadline_ms: std::ops::Range<u64>,
+    /// Obfs4 handshakes that were accepted.
+    pub replays: obfs4::Replays,
 }

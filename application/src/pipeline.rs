@@ -161,7 +161,7 @@ impl<D: Dialer, R: Resolver> Pipeline<D, R> {
 
     /// Decides over a tracked registration that neither a name nor a probe has to be waited for;
     /// false when it has to wait.
-    fn decide_at_once(&self, registration: &Registration, policy: &Policy) -> bool {
+    fn decide_at_once(&self, registration: &Arc<Registration>, policy: &Policy) -> bool {
         if needs_probe(registration) {
             return false;
         }
@@ -200,7 +200,7 @@ impl<D: Dialer, R: Resolver> Pipeline<D, R> {
         ));
     }
 
-    fn make_valid(&self, registration: &Registration, covert: SocketAddr, policy: &Policy) {
+    fn make_valid(&self, registration: &Arc<Registration>, covert: SocketAddr, policy: &Policy) {
         let regs = &self.stats.registrations;
         if policy.is_blocked_phantom(registration.phantom) {
             regs.blocked.count();
@@ -211,7 +211,7 @@ impl<D: Dialer, R: Resolver> Pipeline<D, R> {
             ));
             return;
         }
-        if registration.activate(covert) {
+        if self.store.activate(registration, covert) {
             self.announcer.valid(registration);
             regs.accepted(registration);
             if enabled(Level::Debug) {

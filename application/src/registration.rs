@@ -9,6 +9,7 @@ use session::redis_out::Announcement;
 use session::{Proto, SessionKey};
 use tokio::time::Instant;
 use transports::Transport;
+use transports::obfs4::ServerIdentity;
 
 use crate::geoip::Origin;
 
@@ -36,6 +37,16 @@ impl From<[u8; 52]> for Identifier {
     }
 }
 
+/// What a transport needs beside the identifier to serve a connection.
+#[derive(Debug, Clone, Default)]
+pub enum Credentials {
+    /// The identifier says it all (Min, Prefix).
+    #[default]
+    Tag,
+    /// Keys of an obfs4 handshake.
+    Obfs4(Box<ServerIdentity>),
+}
+
 /// One family of one registration.
 #[derive(Debug)]
 pub struct Registration {
@@ -53,6 +64,8 @@ pub struct Registration {
     pub transport: Transport,
     /// How they are recognised.
     pub identifier: Identifier,
+    /// What its transport needs to serve a connection.
+    pub credentials: Credentials,
     /// Prefix number of the Prefix transport.
     pub prefix_id: Option<i32>,
     /// First eight bytes of the shared secret: the name of the registration in logs.
@@ -96,6 +109,8 @@ pub struct Parts {
     pub transport: Transport,
     /// See [`Registration::identifier`].
     pub identifier: Identifier,
+    /// See [`Registration::credentials`].
+    pub credentials: Credentials,
     /// See [`Registration::prefix_id`].
     pub prefix_id: Option<i32>,
     /// See [`Registration::short_id`].
@@ -125,6 +140,7 @@ impl Registration {
             origin: parts.origin,
             transport: parts.transport,
             identifier: parts.identifier,
+            credentials: parts.credentials,
             prefix_id: parts.prefix_id,
             short_id: parts.short_id,
             source: parts.source,
@@ -139,6 +155,14 @@ impl Registration {
             used: AtomicBool::new(false),
             copies: AtomicU32::new(1),
             tunnels: AtomicU64::new(0),
+        }
+    }
+
+    /// Keys of its obfs4 handshakes, when that is its transport.
+    pub fn obfs4(&self) -> Option<&ServerIdentity> {
+        match &self.credentials {
+            Credentials::Obfs4(identity) => Some(identity),
+            Credentials::Tag => None,
         }
     }
 

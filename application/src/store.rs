@@ -2,7 +2,7 @@
 
 use std::collections::{BinaryHeap, HashMap};
 use std::hash::{BuildHasher, RandomState};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -21,6 +21,17 @@ struct Shard {
     registrations: HashMap<Key, Arc<Registration>>,
     /// Registrations per phantom, valid or not.
     counts: HashMap<IpAddr, u32>,
+    /// Valid obfs4 registrations per phantom, in the order of their numbers: no tag names them, so
+    /// a connection has to be compared with each.
+    obfs4: HashMap<IpAddr, Vec<Numbered>>,
+    /// Number of the last of them.
+    last_number: u64,
+}
+
+/// An obfs4 registration and its number within its shard.
+struct Numbered {
+    number: u64,
+    registration: Arc<Registration>,
 }
 
 /// When a registration has to be looked at again; the heap's top is the earliest.
@@ -127,6 +138,33 @@ impl Store {
         shard.registrations.get(&(phantom, *identifier)).filter(|r| r.is_valid()).cloned()
     }
 
+    /// Fixes the covert of a tracked registration and makes it valid. True the first time.
+    pub fn activate(&self, registration: &Arc<Registration>, covert: SocketAddr) -> bool {
+        if registration.obfs4().is_none() {
+            return registration.activate(covert);
+        }
+        let mut shard = self.shard(registration.phantom).write();
+        let activated = registration.activate(covert);
+        // One that expired meanwhile must not stay in the list for ever.
+        let key = (registration.phantom, registration.identifier);
+        if activated && shard.registrations.contains_key(&key) {
+            shard.last_number += 1;
+            let number = shard.last_number;
+            let registration = Arc::clone(registration);
+            let list = shard.obfs4.entry(registration.phantom).or_default();
+            list.push(Numbered { number, registration });
+        }
+        activated
+    }
+
+    /// The valid obfs4 registrations on `phantom` with numbers beyond `after`, in their order.
+    pub fn obfs4(&self, phantom: IpAddr, after: u64) -> Vec<(u64, Arc<Registration>)> {
+        let shard = self.shard(phantom).read();
+        let Some(list) = shard.obfs4.get(&phantom) else { return Vec::new() };
+        let first = list.partition_point(|entry| entry.number <= after);
+        list[first..].iter().map(|e| (e.number, Arc::clone(&e.registration))).collect()
+    }
+
     /// All valid registrations.
     pub fn valid(&self) -> Vec<Arc<Registration>> {
         let mut all = Vec::new();
@@ -169,6 +207,12 @@ impl Store {
                     shard.counts.remove(&key.0);
                 }
             }
+            if let Some(list) = shard.obfs4.get_mut(&key.0) {
+                list.retain(|entry| !Arc::ptr_eq(&entry.registration, &registration));
+                if list.is_empty() {
+                    shard.obfs4.remove(&key.0);
+                }
+            }
             drop(shard);
             self.tracked.fetch_sub(1, Ordering::Relaxed);
             ended.push(registration);
@@ -179,10 +223,11 @@ impl Store {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::registration::{Parts, UNUSED_LIFETIME, USED_LIFETIME};
+    use crate::registration::{Credentials, Parts, UNUSED_LIFETIME, USED_LIFETIME};
     use session::Proto;
     use std::time::Duration;
     use transports::Transport;
+    use transports::obfs4::ServerIdentity;
 
     pub(crate) fn parts(phantom: u8, tag: u8) -> Parts {
         Parts {
@@ -193,6 +238,7 @@ pub(crate) mod tests {
             origin: Default::default(),
             transport: Transport::Min,
             identifier: (&[tag; 32]).into(),
+            credentials: Credentials::Tag,
             prefix_id: None,
             short_id: [tag; 8],
             source: 2,
@@ -242,6 +288,47 @@ pub(crate) mod tests {
         assert_eq!(store.expire(start + USED_LIFETIME).len(), 1);
         assert!(store.is_empty());
         assert_eq!(store.count([192, 0, 2, 1].into()), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn obfs4_registrations_are_listed_while_they_are_valid() {
+        let store = Store::new(10);
+        let phantom = [192, 0, 2, 1].into();
+        let covert = "198.51.100.7:80".parse().unwrap();
+        let mut tracked = Vec::new();
+        for tag in 1..=3 {
+            let secret = keys::SharedSecret::new(&[tag; 32]);
+            let keys = secret.session_keys(keys::ClientVersion(4)).obfs4();
+            let new = Registration::new(Parts {
+                transport: Transport::Obfs4,
+                identifier: keys.identifier().into(),
+                credentials: Credentials::Obfs4(Box::new(ServerIdentity::new(keys))),
+                ..parts(1, tag)
+            });
+            let Tracked::New(new) = store.track(new) else { panic!() };
+            tracked.push(new);
+        }
+        assert!(store.obfs4(phantom, 0).is_empty(), "none is valid");
+        for index in [2, 0] {
+            assert!(store.activate(&tracked[index], covert));
+            assert!(!store.activate(&tracked[index], covert));
+        }
+        let listed = |after| -> Vec<usize> {
+            let position = |r: &Arc<Registration>| tracked.iter().position(|t| Arc::ptr_eq(t, r));
+            store.obfs4(phantom, after).iter().map(|(_, r)| position(r).unwrap()).collect()
+        };
+        assert_eq!(listed(0), [2, 0]);
+        assert_eq!(listed(1), [0]);
+        assert!(listed(2).is_empty());
+        assert!(store.obfs4([192, 0, 2, 2].into(), 0).is_empty());
+        tracked[0].mark_used();
+        assert_eq!(store.expire(Instant::now() + UNUSED_LIFETIME).len(), 2);
+        assert_eq!(listed(0), [0]);
+        assert_eq!(store.expire(Instant::now() + USED_LIFETIME).len(), 1);
+        assert!(store.obfs4(phantom, 0).is_empty());
+        assert!(!store.activate(&tracked[0], covert));
+        assert!(store.activate(&tracked[1], covert));
+        assert!(store.obfs4(phantom, 0).is_empty(), "it has ended");
     }
 
     #[tokio::test(start_paused = true)]

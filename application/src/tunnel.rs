@@ -14,7 +14,17 @@ use transports::prefix::PrefixTable;
 
 use crate::Station;
 use crate::listener;
+use crate::obfs4;
 use crate::registration::Registration;
+
+/// The stream of an identified client.
+#[derive(Debug)]
+pub enum Client {
+    /// Plain TCP, and what was read behind the tag.
+    Plain(TcpStream, Vec<u8>),
+    /// An open obfs4 tunnel.
+    Obfs4(obfs4::Stream),
+}
 
 /// An identified connection.
 #[derive(Debug)]
@@ -28,8 +38,8 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
-    /// Connects to the covert and relays until either side ends; `rest` was read behind the tag.
-    pub async fn run(self, client: TcpStream, rest: Vec<u8>, station: &Station) {
+    /// Connects to the covert and relays until either side ends.
+    pub async fn run(self, client: Client, station: &Station) {
         let registration = &self.registration;
         registration.count_tunnel();
         let log = self.logger();
@@ -61,9 +71,20 @@ impl Tunnel {
         let proxy = &station.pipeline.stats.proxy;
         proxy.opened(registration.transport.as_str());
         let (limits, mode) = (station.stall, station.relay_mode);
-        let report = relay::relay(client, covert, rest, limits, mode, &proxy.traffic).await;
-        proxy.closed(report.up, report.down);
-        self.print(&log, &self.line(station).ended(&report));
+        let traffic = &proxy.traffic;
+        let ended = |report: &Report| {
+            proxy.closed(report.up, report.down);
+            self.print(&log, &self.line(station).ended(report));
+        };
+        match client {
+            Client::Plain(client, rest) => {
+                ended(&relay::relay(client, covert, rest, limits, mode, traffic).await);
+            }
+            Client::Obfs4(mut client) => {
+                ended(&relay::relay_wrapped(&mut client, covert, limits, traffic).await);
+                obfs4::drain(&client).await;
+            }
+        }
     }
 
     fn logger(&self) -> Logger {

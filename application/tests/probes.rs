@@ -94,6 +94,7 @@ fn station(deadline_ms: Range<u64>) -> Arc<Station> {
         origin: Default::default(),
         transport: Transport::Min,
         identifier: (&SharedSecret::new(&SECRET).min_identifier()).into(),
+        credentials: application::registration::Credentials::Tag,
         prefix_id: None,
         short_id: [7; 8],
         source: 2,
@@ -136,6 +137,7 @@ fn station(deadline_ms: Range<u64>) -> Arc<Station> {
         relay_mode: relay::Mode::Auto,
         dial_timeout: Duration::from_secs(1),
         deadline_ms,
+        replays: application::obfs4::Replays::default(),
     })
 }
 

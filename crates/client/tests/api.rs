@@ -169,7 +169,7 @@ async fn the_station_recognises_every_opening() {
         let published = stage.published().await;
         let secret = SharedSecret::new(published.shared_secret());
         let (received, _) = opening(session).await;
-        let verdict = Identification::new().offer(&received, &table, &keys, |identifier| {
+        let verdict = Identification::new().offer(&received, &table, &keys, &|identifier: &[u8; 32]| {
             let prefix = *identifier == secret.prefix_identifier();
             let min = *identifier == secret.min_identifier();
             (prefix || min).then_some(Registered {

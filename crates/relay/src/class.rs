@@ -18,6 +18,8 @@ pub enum ErrorClass {
     Unreachable,
     /// A deadline, ETIMEDOUT.
     Timeout,
+    /// A wrapped stream that does not verify.
+    Tampered,
     /// Anything else, by errno.
     Other(i32),
 }
@@ -39,6 +41,7 @@ impl From<&io::Error> for ErrorClass {
             K::ConnectionAborted => Self::Aborted,
             K::HostUnreachable | K::NetworkUnreachable | K::NetworkDown => Self::Unreachable,
             K::TimedOut => Self::Timeout,
+            K::InvalidData => Self::Tampered,
             _ => Self::Other(error.raw_os_error().unwrap_or(0)),
         }
     }
@@ -53,6 +56,7 @@ impl fmt::Display for ErrorClass {
             Self::Aborted => f.write_str("aborted"),
             Self::Unreachable => f.write_str("unreachable"),
             Self::Timeout => f.write_str("timeout"),
+            Self::Tampered => f.write_str("tampered"),
             Self::Other(errno) => write!(f, "errno {errno}"),
         }
     }

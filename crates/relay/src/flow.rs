@@ -23,6 +23,11 @@ thread_local! {
     static COPY_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER].into());
 }
 
+/// Lends the thread's copy buffer.
+pub(crate) fn with_buffer<T>(use_it: impl FnOnce(&mut [u8]) -> T) -> T {
+    COPY_BUFFER.with_borrow_mut(|buffer| use_it(buffer))
+}
+
 /// Which end of a direction failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
@@ -137,7 +142,7 @@ impl Flow {
 
     /// Reads into the thread's buffer and writes at once; only what the sink refuses is kept.
     fn copy(&mut self, source: &TcpStream, sink: &TcpStream) -> Result<(), (Side, io::Error)> {
-        COPY_BUFFER.with_borrow_mut(|buffer| {
+        with_buffer(|buffer| {
             let Some(n) = unless_blocked(source.try_read(buffer)).map_err(|e| (Side::Source, e))?
             else {
                 return Ok(());
@@ -222,7 +227,7 @@ impl Flow {
 }
 
 /// `None` when the operation would block.
-fn unless_blocked(result: io::Result<usize>) -> io::Result<Option<usize>> {
+pub(crate) fn unless_blocked(result: io::Result<usize>) -> io::Result<Option<usize>> {
     match result {
         Ok(n) => Ok(Some(n)),
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),

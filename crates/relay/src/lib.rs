@@ -5,17 +5,24 @@
 //! 64 KiB of a direction are copied through a buffer of the thread, so that an interactive or
 //! idle session owns no buffer at all; after that the direction is spliced through pipes that
 //! are borrowed from a pool only while bytes are in flight.
+//!
+//! A client whose bytes are no plain TCP (obfs4, DTLS) is relayed by [`relay_wrapped`], which never
+//! splices; [`Sealed`] makes such a stream of a socket and a [`Codec`].
 #![forbid(unsafe_code)]
 
 mod class;
 mod flow;
 mod pipe;
+mod sealed;
+mod wrapped;
 
 pub use class::ErrorClass;
+pub use sealed::{Codec, Pace, Sealed};
+pub use wrapped::relay_wrapped;
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -96,27 +103,47 @@ pub async fn relay(
     mode: Mode,
     traffic: &Traffic,
 ) -> Report {
-    let start = Instant::now();
     let mut up = Flow::new(first, mode);
     let mut down = Flow::new(Vec::new(), mode);
+    watch(limits, traffic, |cx| Polled {
+        up: up.poll(&client, &covert, cx),
+        down: down.poll(&covert, &client, cx),
+        moved: (up.moved, down.moved),
+    })
+    .await
+}
+
+/// Both directions after one poll: whether they have ended, and what they have moved in all.
+struct Polled {
+    up: Poll<End>,
+    down: Poll<End>,
+    moved: (u64, u64),
+}
+
+/// Polls both directions until both have ended, one has failed, or nothing moves any more.
+async fn watch(
+    limits: StallLimits,
+    traffic: &Traffic,
+    mut poll: impl FnMut(&mut Context<'_>) -> Polled,
+) -> Report {
+    let start = Instant::now();
     let mut stall = pin!(sleep_until(start + limits.first));
     let mut last_move: Option<Instant> = None;
     let mut first_end: Option<Duration> = None;
+    let mut moved = (0, 0);
 
     let outcome = std::future::poll_fn(|cx| {
-        let before = (up.moved, down.moved);
-        let polled_up = up.poll(&client, &covert, cx);
-        let polled_down = down.poll(&covert, &client, cx);
-        let now_moved = (up.moved - before.0, down.moved - before.1);
-        if now_moved != (0, 0) {
-            traffic.up.fetch_add(now_moved.0, Ordering::Relaxed);
-            traffic.down.fetch_add(now_moved.1, Ordering::Relaxed);
+        let polled = poll(cx);
+        if polled.moved != moved {
+            traffic.up.fetch_add(polled.moved.0 - moved.0, Ordering::Relaxed);
+            traffic.down.fetch_add(polled.moved.1 - moved.1, Ordering::Relaxed);
+            moved = polled.moved;
             last_move = Some(Instant::now());
         }
-        if first_end.is_none() && (polled_up.is_ready() || polled_down.is_ready()) {
+        if first_end.is_none() && (polled.up.is_ready() || polled.down.is_ready()) {
             first_end = Some(start.elapsed());
         }
-        match (polled_up, polled_down) {
+        match (polled.up, polled.down) {
             (Poll::Ready(End::Failed(side, class)), _) => {
                 return Poll::Ready(Some((side, class)));
             }
@@ -146,8 +173,8 @@ pub async fn relay(
     }
     Report {
         duration: first_end.unwrap_or_else(|| start.elapsed()),
-        up: up.moved,
-        down: down.moved,
+        up: moved.0,
+        down: moved.1,
         covert_error,
         client_error,
     }

@@ -97,7 +97,7 @@ fn serve(
             0 => return Ok(0),
             n => received.extend_from_slice(&buffer[..n]),
         }
-        match search.offer(&received, 0, || [(identity.shared(), ())]) {
+        match search.offer(&received, |_, each| each(1, identity.shared(), ())) {
             MarkVerdict::Found(()) => break,
             MarkVerdict::TryAgain => {}
             MarkVerdict::NotThisTransport => return Err(std::io::Error::other("no mark")),

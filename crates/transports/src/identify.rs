@@ -1,6 +1,7 @@
 //! Finding the registration of a TCP connection from its first bytes (`spec/transports.md` 3).
 
 use crate::min;
+use crate::obfs4::{ClientIdentity, MarkSearch, MarkVerdict};
 use crate::prefix::{PrefixTable, Revealed, TAG_LEN};
 use crate::transport::Transport;
 use keys::StationKey;
@@ -16,6 +17,30 @@ pub struct Registered<R> {
     pub prefix_id: Option<i32>,
 }
 
+/// The valid registrations of the phantom of one connection.
+pub trait Index {
+    /// The caller's handle.
+    type Registration: Clone;
+
+    /// The registration with the identifier `tag`.
+    fn find(&self, tag: &[u8; 32]) -> Option<Registered<Self::Registration>>;
+
+    /// The obfs4 registrations with a number beyond `after`, as [`MarkSearch::offer`] asks for
+    /// them.
+    fn obfs4(&self, after: u64, each: &mut dyn FnMut(u64, &ClientIdentity, Self::Registration));
+}
+
+/// A look-up of tags, for a phantom without obfs4 registrations.
+impl<R: Clone, F: Fn(&[u8; 32]) -> Option<Registered<R>>> Index for F {
+    type Registration = R;
+
+    fn find(&self, tag: &[u8; 32]) -> Option<Registered<R>> {
+        self(tag)
+    }
+
+    fn obfs4(&self, _: u64, _: &mut dyn FnMut(u64, &ClientIdentity, R)) {}
+}
+
 /// An identified connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found<R> {
@@ -23,7 +48,8 @@ pub struct Found<R> {
     pub registration: R,
     /// The transport that recognised it.
     pub transport: Transport,
-    /// Bytes of `received` that belong to the transport; what follows belongs to the covert.
+    /// Bytes of `received` that belong to the transport; what follows belongs to the covert. Those
+    /// of obfs4 are its handshake, which is still to be verified and answered.
     pub consumed: usize,
     /// The prefix that was used.
     pub prefix_id: Option<i32>,
@@ -62,38 +88,46 @@ enum Answer<R> {
     Burnt(Burnt),
 }
 
-/// Identification of one connection: which transports are still possible, and the tags already
-/// revealed.
+/// Identification of one connection: which transports are still possible, and what was computed
+/// from its bytes already.
 #[derive(Debug)]
-pub struct Identification {
+pub struct Identification<R> {
     min: bool,
     prefix: bool,
+    obfs4: bool,
     revealed: Revealed,
+    marks: MarkSearch<R>,
 }
 
-impl Default for Identification {
+impl<R: Clone> Default for Identification<R> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Identification {
+impl<R: Clone> Identification<R> {
     /// A connection on which nothing was received.
     pub fn new() -> Self {
-        Self { min: true, prefix: true, revealed: Revealed::default() }
+        Self {
+            min: true,
+            prefix: true,
+            obfs4: true,
+            revealed: Revealed::default(),
+            marks: MarkSearch::new(),
+        }
     }
 
-    /// Judges `received`, everything since the start of the connection. `lookup` asks the index of
-    /// the connection's phantom for a valid registration with an identifier.
-    pub fn offer<R>(
+    /// Judges `received`, everything since the start of the connection; `index` has the valid
+    /// registrations of its phantom. The cheapest transport is asked first.
+    pub fn offer(
         &mut self,
         received: &[u8],
         prefixes: &PrefixTable,
         keys: &[StationKey],
-        mut lookup: impl FnMut(&[u8; 32]) -> Option<Registered<R>>,
+        index: &impl Index<Registration = R>,
     ) -> Verdict<R> {
         if self.min {
-            match identify_min(received, &mut lookup) {
+            match identify_min(received, index) {
                 Answer::TryAgain => {}
                 Answer::NotThisTransport => self.min = false,
                 Answer::Found(found) => return Verdict::Found(found),
@@ -101,37 +135,48 @@ impl Identification {
             }
         }
         if self.prefix {
-            match identify_prefix(received, prefixes, keys, &mut self.revealed, &mut lookup) {
+            match identify_prefix(received, prefixes, keys, &mut self.revealed, index) {
                 Answer::TryAgain => {}
                 Answer::NotThisTransport => self.prefix = false,
                 Answer::Found(found) => return Verdict::Found(found),
                 Answer::Burnt(burnt) => return Verdict::Burnt(Transport::Prefix, burnt),
             }
         }
-        if self.min || self.prefix { Verdict::TryAgain } else { Verdict::Exhausted }
+        if self.obfs4 {
+            match self.marks.offer(received, |after, each| index.obfs4(after, each)) {
+                MarkVerdict::TryAgain => {}
+                MarkVerdict::NotThisTransport => self.obfs4 = false,
+                MarkVerdict::Found(registration) => {
+                    return Verdict::Found(Found {
+                        registration,
+                        transport: Transport::Obfs4,
+                        consumed: received.len(),
+                        prefix_id: None,
+                    });
+                }
+            }
+        }
+        if self.min || self.prefix || self.obfs4 { Verdict::TryAgain } else { Verdict::Exhausted }
     }
 
     /// Judges Prefix alone, for callers that offer transports one by one.
-    pub fn offer_prefix<R>(
+    pub fn offer_prefix(
         &mut self,
         received: &[u8],
         prefixes: &PrefixTable,
         keys: &[StationKey],
-        lookup: impl FnMut(&[u8; 32]) -> Option<Registered<R>>,
+        index: &impl Index<Registration = R>,
     ) -> Verdict<R> {
-        self.min = false;
-        self.offer(received, prefixes, keys, lookup)
+        (self.min, self.obfs4) = (false, false);
+        self.offer(received, prefixes, keys, index)
     }
 }
 
-fn identify_min<R>(
-    received: &[u8],
-    lookup: &mut impl FnMut(&[u8; 32]) -> Option<Registered<R>>,
-) -> Answer<R> {
+fn identify_min<R>(received: &[u8], index: &impl Index<Registration = R>) -> Answer<R> {
     let Some(tag) = min::tag(received) else {
         return Answer::TryAgain;
     };
-    match lookup(tag) {
+    match index.find(tag) {
         Some(Registered { registration, transport: Transport::Min, .. }) => Answer::Found(Found {
             registration,
             transport: Transport::Min,
@@ -147,7 +192,7 @@ fn identify_prefix<R>(
     prefixes: &PrefixTable,
     keys: &[StationKey],
     revealed: &mut Revealed,
-    lookup: &mut impl FnMut(&[u8; 32]) -> Option<Registered<R>>,
+    index: &impl Index<Registration = R>,
 ) -> Answer<R> {
     if received.len() < TAG_LEN {
         return Answer::TryAgain;
@@ -164,7 +209,7 @@ fn identify_prefix<R>(
             continue;
         }
         for identifier in revealed.at(received, offset, keys) {
-            let Some(registered) = lookup(identifier) else { continue };
+            let Some(registered) = index.find(identifier) else { continue };
             if registered.transport != Transport::Prefix {
                 return Answer::Burnt(Burnt::IncorrectTransport);
             }
@@ -200,6 +245,8 @@ mod tests {
         Registered { registration: 7, transport, prefix_id }
     }
 
+    const NOTHING: fn(&[u8; 32]) -> Option<Registered<u8>> = |_| None;
+
     #[test]
     fn min_decides_at_32_bytes() {
         let secret = SharedSecret::new(b"a session");
@@ -208,17 +255,17 @@ mod tests {
         let table = PrefixTable::default();
         let index = |id: &[u8; 32]| (*id == tag).then(|| registered(Transport::Min, None));
         let mut connection = Identification::new();
-        assert_eq!(connection.offer(&tag[..31], &table, &keys, index), Verdict::TryAgain);
+        assert_eq!(connection.offer(&tag[..31], &table, &keys, &index), Verdict::TryAgain);
         let mut all = tag.to_vec();
         all.extend(b"rest");
-        let Verdict::Found(found) = connection.offer(&all, &table, &keys, index) else {
+        let Verdict::Found(found) = connection.offer(&all, &table, &keys, &index) else {
             panic!("not found");
         };
         assert_eq!((found.registration, found.consumed), (7, 32));
         // The identifier of a registration of another transport is not accepted.
         let other = |_: &[u8; 32]| Some(registered(Transport::Dtls, None));
         let mut connection = Identification::new();
-        assert_eq!(connection.offer(&tag, &table, &keys, other), Verdict::TryAgain);
+        assert_eq!(connection.offer(&tag, &table, &keys, &other), Verdict::TryAgain);
         assert!(!connection.min);
     }
 
@@ -227,7 +274,9 @@ mod tests {
         let keys = [StationKey::from_private(&[3; 32]).unwrap()];
         let table = PrefixTable::default();
         let mut connection = Identification::new();
-        let verdict = connection.offer(&[0x55; 64], &table, &keys, |_| None::<Registered<u8>>);
+        let verdict = connection.offer(&[0x55; 8191], &table, &keys, &NOTHING);
+        assert_eq!(verdict, Verdict::TryAgain);
+        let verdict = connection.offer(&[0x55; 8192], &table, &keys, &NOTHING);
         assert_eq!(verdict, Verdict::Exhausted);
     }
 
@@ -259,7 +308,7 @@ mod tests {
             lengths.retain(|&n| n < all.len());
             lengths.push(all.len());
             for n in lengths {
-                match connection.offer(&all[..n], &table, &keys, index) {
+                match connection.offer(&all[..n], &table, &keys, &index) {
                     Verdict::TryAgain => prop_assert!(n < header),
                     Verdict::Found(found) => {
                         prop_assert_eq!(found.consumed, header);
@@ -277,7 +326,7 @@ mod tests {
             let keys = [StationKey::from_private(&[3; 32]).unwrap()];
             let table = PrefixTable::default();
             let verdict = Identification::new()
-                .offer(&received, &table, &keys, |_| None::<Registered<u8>>);
+                .offer(&received, &table, &keys, &NOTHING);
             prop_assert!(!matches!(verdict, Verdict::Found(_)));
         }
     }

@@ -14,7 +14,7 @@ mod port;
 pub mod prefix;
 mod transport;
 
-pub use identify::{Burnt, Found, Identification, Registered, Verdict};
+pub use identify::{Burnt, Found, Identification, Index, Registered, Verdict};
 pub use params::{Params, ParamsError};
 pub use port::{DEFAULT_PORT, PortError, destination_port, requested_port};
 pub use transport::{Protocol, Transport, UnknownTransport};

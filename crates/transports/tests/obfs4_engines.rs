@@ -51,8 +51,12 @@ fn connected(seed: u64, rng: &mut ChaCha20Rng) -> (Client, Server) {
     for piece in pieces(&hello, rng) {
         assert_eq!(found, None);
         received.extend_from_slice(piece);
-        let list = || identities.iter().enumerate().map(|(i, id)| (id.shared(), i));
-        match search.offer(&received, 1, list) {
+        let verdict = search.offer(&received, |after, each| {
+            for (number, identity) in (1..).zip(&identities).skip(after as usize) {
+                each(number, identity.shared(), number as usize - 1);
+            }
+        });
+        match verdict {
             MarkVerdict::Found(index) => found = Some(index),
             verdict => assert_eq!(verdict, MarkVerdict::TryAgain),
         }

@@ -112,7 +112,7 @@ fn engines(case: &Value, client_message: &[u8], server_message: &[u8], padding: 
     assert_eq!((progress, out.len()), (Progress::Open, 0));
 
     let mut search = MarkSearch::new();
-    let verdict = search.offer(client_message, 0, || [(identity.shared(), ())]);
+    let verdict = search.offer(client_message, |_, each| each(1, identity.shared(), ()));
     assert_eq!(verdict, MarkVerdict::Found(()));
     let choices = Choices {
         ephemeral: ephemeral(case, "server"),

@@ -103,7 +103,7 @@ fn identification(case: &Value, secret: &SharedSecret, station: &StationKey) {
     };
     let table = PrefixTable::default();
     let keys = [StationKey::from_private(&[0x77; 32]).unwrap(), station.clone()];
-    let verdict = Identification::new().offer_prefix(&data, &table, &keys, index);
+    let verdict = Identification::new().offer_prefix(&data, &table, &keys, &index);
     let (result, consumed) = match verdict {
         Verdict::TryAgain => ("try_again".to_owned(), 0),
         Verdict::Exhausted => ("not_transport".to_owned(), 0),

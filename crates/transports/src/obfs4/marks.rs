@@ -22,12 +22,12 @@ pub enum MarkVerdict<R> {
 pub struct MarkSearch<R> {
     // As integers, because those compare in constant time at once and not byte by byte.
     marks: Vec<(u128, R)>,
-    version: Option<u64>,
+    last: u64,
 }
 
 impl<R> Default for MarkSearch<R> {
     fn default() -> Self {
-        Self { marks: Vec::new(), version: None }
+        Self { marks: Vec::new(), last: 0 }
     }
 }
 
@@ -37,31 +37,25 @@ impl<R: Clone> MarkSearch<R> {
         Self::default()
     }
 
-    /// Judges `received`, everything since the start of the connection. `registrations` lists the
-    /// valid obfs4 registrations of its phantom; it is asked again only when `version`, which the
-    /// caller changes with that list, has changed. Nothing is computed before as many bytes as the
-    /// shortest handshake have arrived.
-    pub fn offer<'a, I>(
+    /// Judges `received`, everything since the start of the connection. Valid obfs4 registrations
+    /// of its phantom are numbered from 1 in the order in which they became valid; `list(n, each)`
+    /// calls `each` with the number, the identity and the registration of those beyond `n`, in that
+    /// order. Nothing is asked before as many bytes as the shortest handshake have arrived.
+    pub fn offer(
         &mut self,
         received: &[u8],
-        version: u64,
-        registrations: impl FnOnce() -> I,
-    ) -> MarkVerdict<R>
-    where
-        I: IntoIterator<Item = (&'a ClientIdentity, R)>,
-    {
+        list: impl FnOnce(u64, &mut dyn FnMut(u64, &ClientIdentity, R)),
+    ) -> MarkVerdict<R> {
         let (Some(representative), Some(tail)) = (received.first_chunk(), tail_mark(received))
         else {
             return MarkVerdict::TryAgain;
         };
         debug_assert!(received.len() >= MIN_CLIENT_HANDSHAKE);
-        if self.version != Some(version) {
-            self.marks.clear();
-            self.marks.extend(registrations().into_iter().map(|(identity, registration)| {
-                (u128::from_ne_bytes(identity.mark(representative)), registration)
-            }));
-            self.version = Some(version);
-        }
+        let Self { marks, last } = self;
+        list(*last, &mut |number, identity, registration| {
+            marks.push((u128::from_ne_bytes(identity.mark(representative)), registration));
+            *last = number;
+        });
         // Bytes behind the longest handshake would be found fatal; they are left to that check.
         let tail = u128::from_ne_bytes(*tail);
         let found = self.marks.iter().find(|(mark, _)| bool::from(mark.ct_eq(&tail)));
@@ -84,19 +78,25 @@ mod tests {
         ClientIdentity::new(public, [2; 20])
     }
 
+    type Each<'a> = &'a mut dyn FnMut(u64, &ClientIdentity, u64);
+
     #[test]
     fn one_of_many_is_found_when_its_last_byte_arrives() {
         let identities: Vec<_> = (0..200).map(identity).collect();
-        let list = || identities.iter().zip(0..);
-        let message = client_message(&identities[137], &[0x33; 32], &[0x44; 500], 470_000);
-        let mut search = MarkSearch::<usize>::new();
-        for n in 0..message.len() {
-            assert_eq!(search.offer(&message[..n], 1, list), MarkVerdict::TryAgain);
-        }
-        let asked_again = || -> std::vec::IntoIter<(&ClientIdentity, usize)> {
-            panic!("the list has not changed")
+        let asked = std::cell::Cell::new(0);
+        let list = |after: u64, each: Each<'_>| {
+            for (number, identity) in (1..).zip(&identities).skip(after as usize) {
+                asked.set(asked.get() + 1);
+                each(number, identity, number);
+            }
         };
-        assert_eq!(search.offer(&message, 1, asked_again), MarkVerdict::Found(137));
+        let message = client_message(&identities[137], &[0x33; 32], &[0x44; 500], 470_000);
+        let mut search = MarkSearch::new();
+        for n in 0..message.len() {
+            assert_eq!(search.offer(&message[..n], list), MarkVerdict::TryAgain);
+        }
+        assert_eq!(search.offer(&message, list), MarkVerdict::Found(138));
+        assert_eq!(asked.get(), 200, "each mark is computed once");
     }
 
     #[test]
@@ -104,21 +104,22 @@ mod tests {
         let late = identity(9);
         let message = client_message(&late, &[0x33; 32], &[0x44; 77], 470_000);
         let mut search = MarkSearch::new();
-        assert_eq!(search.offer(&message, 1, Vec::new), MarkVerdict::TryAgain);
-        assert_eq!(search.offer(&message, 2, || [(&late, 'x')]), MarkVerdict::Found('x'));
+        assert_eq!(search.offer(&message, |_, _: Each<'_>| ()), MarkVerdict::TryAgain);
+        let verdict = search.offer(&message, |after, each| {
+            assert_eq!(after, 0);
+            each(7, &late, 7);
+        });
+        assert_eq!(verdict, MarkVerdict::Found(7));
     }
 
     #[test]
     fn garbage_is_given_up_at_8192_bytes() {
         let known = identity(9);
-        let mut search = MarkSearch::new();
-        for n in [0, 31, 32, 64, 140, 141, 8191] {
-            let verdict = search.offer(&vec![0x55; n], 1, || [(&known, ())]);
-            assert_eq!(verdict, MarkVerdict::TryAgain, "{n}");
-        }
-        for n in [8192, 9000] {
-            let verdict = search.offer(&vec![0x55; n], 1, || [(&known, ())]);
-            assert_eq!(verdict, MarkVerdict::NotThisTransport, "{n}");
+        for n in [0, 31, 32, 64, 140, 141, 8191, 8192, 9000] {
+            let verdict = MarkSearch::new().offer(&vec![0x55; n], |_, each| each(1, &known, ()));
+            let expected =
+                if n < 8192 { MarkVerdict::TryAgain } else { MarkVerdict::NotThisTransport };
+            assert_eq!(verdict, expected, "{n}");
         }
     }
 }
