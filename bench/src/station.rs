@@ -71,7 +71,7 @@ pub fn start(redis_url: &str) -> Result<Arc<Station>, String> {
     let served = Served {
         v4: true,
         v6: false,
-        transports: vec![Transport::Min, Transport::Prefix],
+        transports: Transport::ALL.to_vec(),
         prefixes: PrefixTable::default(),
     };
     let store = Arc::new(Store::new(1_000_000));
@@ -100,6 +100,7 @@ pub fn start(redis_url: &str) -> Result<Arc<Station>, String> {
         relay_mode: relay::Mode::Auto,
         dial_timeout: std::time::Duration::from_secs(30),
         deadline_ms: application::connection::DEADLINE_MS,
+        replays: application::obfs4::Replays::default(),
     }))
 }
 

@@ -234,7 +234,15 @@ fn open_tunnels(dir: &Path, count: usize) -> Vec<TcpStream> {
             opening.spawn(async move {
                 let session = client.register().await.unwrap();
                 tokio::time::sleep(session.delay).await;
-                let stream = session.connect().await.unwrap().stream.into_std().unwrap();
+                let stream = session
+                    .connect()
+                    .await
+                    .unwrap()
+                    .stream
+                    .into_plain()
+                    .unwrap()
+                    .into_std()
+                    .unwrap();
                 stream.set_nonblocking(false).unwrap();
                 stream
             });

@@ -20,12 +20,15 @@ pub struct Arguments {
     /// URL of the registrar's endpoint, for api and bdapi.
     #[arg(long, value_name = "URL")]
     api_endpoint: Option<String>,
-    /// Transport: min or prefix.
+    /// Transport: min, prefix or obfs4.
     #[arg(long, default_value = "min")]
     transport: String,
     /// Prefix of the prefix transport; -1 is random.
     #[arg(long, default_value_t = -1, allow_negative_numbers = true)]
     prefix_id: i32,
+    /// How prefix flushes: 0 as the prefix says, 1 prefix and tag in one write, 2 in a write each.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(i32).range(0..=2))]
+    prefix_flush: i32,
     /// ClientConf of the station; replaced when a registrar sends a newer one.
     #[arg(long, value_name = "FILE")]
     client_conf: PathBuf,
@@ -79,12 +82,16 @@ impl Arguments {
         let transport = match self.transport.as_str() {
             "min" => Transport::Min,
             "prefix" => Transport::Prefix(self.prefix_id),
-            other => return Err(format!("--transport: found {other}, expected min or prefix")),
+            "obfs4" => Transport::Obfs4,
+            other => {
+                return Err(format!("--transport: found {other}, expected min, prefix or obfs4"));
+            }
         };
         let mut options = Options::new(channel, transport, self.connect_addr.clone());
         options.version = self.library_version;
         options.families = Families { v4: !self.disable_ipv4, v6: !self.disable_ipv6 };
         options.randomize_port = self.rand_dst_port;
+        options.flush_policy = self.prefix_flush;
         options.disable_overrides = self.disable_overrides;
         if let Some(roots) = &self.roots {
             options.roots.clone_from(roots);

@@ -2,12 +2,18 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::obfs4;
 use crate::register::{Opening, Session};
+use crate::stream::Stream;
+
+/// Limit of an obfs4 handshake (`spec/transports.md` 7.7).
+const OBFS4_HANDSHAKE: Duration = Duration::from_secs(60);
 
 /// Why no connection came about.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +32,7 @@ pub enum ConnectError {
     /// The station's public key is of low order.
     #[error("the station key of the ClientConf is of low order; ask for a newer file")]
     StationKey,
-    /// The connection broke while its first bytes were written.
+    /// The connection broke while it was opened.
     #[error("{phantom}: {cause}")]
     Opening {
         /// The phantom.
@@ -40,7 +46,7 @@ pub enum ConnectError {
 #[derive(Debug)]
 pub struct Connection {
     /// The stream, behind the transport's opening.
-    pub stream: TcpStream,
+    pub stream: Stream,
     /// The phantom that answered.
     pub phantom: SocketAddr,
 }
@@ -59,15 +65,32 @@ impl Session {
                 break;
             }
         }
-        let (mut stream, phantom) = result?;
-        let opened = async {
-            for bytes in self.opening.writes()? {
-                let written = stream.write_all(&bytes).await;
-                written.map_err(|cause| ConnectError::Opening { phantom, cause })?;
+        let (mut socket, phantom) = result?;
+        let stream = match &self.opening {
+            Opening::Min(secret) => {
+                write(&mut socket, phantom, &transports::min::opening(secret)).await?;
+                Stream::Plain(socket)
             }
-            Ok(())
+            Opening::Prefix { secret, station_key, bytes, flush } => {
+                let writes = transports::prefix::opening(
+                    bytes,
+                    *flush,
+                    secret,
+                    station_key,
+                    &mut rand::rng(),
+                )
+                .map_err(|_| ConnectError::StationKey)?;
+                for bytes in writes {
+                    write(&mut socket, phantom, &bytes).await?;
+                }
+                Stream::Plain(socket)
+            }
+            Opening::Obfs4(identity) => {
+                let opened = timeout(OBFS4_HANDSHAKE, obfs4::open(socket, identity)).await;
+                let opened = opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+                Stream::Obfs4(opened.map_err(|cause| ConnectError::Opening { phantom, cause })?)
+            }
         };
-        opened.await?;
         Ok(Connection { stream, phantom })
     }
 
@@ -97,16 +120,10 @@ impl Session {
     }
 }
 
-impl Opening {
-    /// The first bytes, one element per write.
-    fn writes(&self) -> Result<Vec<Vec<u8>>, ConnectError> {
-        match &self.prefix {
-            None => Ok(vec![transports::min::opening(&self.secret).to_vec()]),
-            Some((bytes, flush)) => {
-                let rng = &mut rand::rng();
-                transports::prefix::opening(bytes, *flush, &self.secret, &self.station_key, rng)
-                    .map_err(|_| ConnectError::StationKey)
-            }
-        }
-    }
+async fn write(
+    socket: &mut TcpStream,
+    phantom: SocketAddr,
+    bytes: &[u8],
+) -> Result<(), ConnectError> {
+    socket.write_all(bytes).await.map_err(|cause| ConnectError::Opening { phantom, cause })
 }

@@ -1,7 +1,7 @@
 //! A complete Conjure client: registers and connects.
 //!
 //! [`Client::register`] makes a registration over one channel and returns a [`Session`];
-//! [`Session::connect`] opens a TCP connection through one of the session's phantoms. [`listen`]
+//! [`Session::connect`] opens a connection through one of the session's phantoms. [`listen`]
 //! serves local programs that way, as the released command-line client does.
 #![forbid(unsafe_code)]
 
@@ -11,11 +11,14 @@ mod connect;
 mod decoy;
 mod listen;
 mod message;
+pub mod obfs4;
 mod options;
 mod register;
+mod stream;
 
 pub use arguments::{Arguments, run};
 pub use connect::{ConnectError, Connection};
 pub use listen::{Keeper, listen};
 pub use options::{Channel, ClientConf, ConfError, Families, Options, Transport};
 pub use register::{Client, RegisterError, Session};
+pub use stream::Stream;

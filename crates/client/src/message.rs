@@ -3,7 +3,7 @@
 use signalling::params::pack;
 use signalling::{
     Any, C2sWrapper, ClientToStation, GenericTransportParams, Message, PrefixTransportParams,
-    RegistrationFlags, RegistrationSource, TransportType,
+    RegistrationFlags, RegistrationSource,
 };
 
 use crate::options::{ClientConf, Options, Transport};
@@ -15,10 +15,10 @@ const GCM_TAG: usize = 16;
 pub(crate) fn transport_params(options: &Options, prefix_id: i32) -> Any {
     let randomize_dst_port = Some(options.randomize_port);
     match options.transport {
-        Transport::Min => pack(&GenericTransportParams { randomize_dst_port }),
+        Transport::Min | Transport::Obfs4 => pack(&GenericTransportParams { randomize_dst_port }),
         Transport::Prefix(_) => pack(&PrefixTransportParams {
             prefix_id: Some(prefix_id),
-            custom_flush_policy: Some(0),
+            custom_flush_policy: Some(options.flush_policy),
             randomize_dst_port,
             ..Default::default()
         }),
@@ -27,15 +27,12 @@ pub(crate) fn transport_params(options: &Options, prefix_id: i32) -> Any {
 
 /// The registration itself.
 pub(crate) fn payload(options: &Options, conf: &ClientConf, prefix_id: i32) -> ClientToStation {
-    let transport = match options.transport {
-        Transport::Min => TransportType::Min,
-        Transport::Prefix(_) => TransportType::Prefix,
-    };
+    let transport = transports::Transport::from(options.transport);
     ClientToStation {
         decoy_list_generation: Some(conf.generation),
         client_lib_version: Some(options.version),
         disable_registrar_overrides: Some(options.disable_overrides),
-        transport: Some(transport.into()),
+        transport: Some(transport.number()),
         transport_params: Some(transport_params(options, prefix_id)),
         covert_address: Some(options.covert.clone()),
         v6_support: Some(options.families.v6),

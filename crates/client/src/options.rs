@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use phantoms::Group;
+use transports::prefix::FLUSH_DEFAULT;
 
 /// How a registration reaches the station.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +25,18 @@ pub enum Transport {
     Min,
     /// A prefix and a hidden tag, then raw data; −1 draws a random prefix.
     Prefix(i32),
+    /// A handshake and frames that look like random bytes.
+    Obfs4,
+}
+
+impl From<Transport> for transports::Transport {
+    fn from(transport: Transport) -> Self {
+        match transport {
+            Transport::Min => Self::Min,
+            Transport::Prefix(_) => Self::Prefix,
+            Transport::Obfs4 => Self::Obfs4,
+        }
+    }
 }
 
 /// Families of phantoms that are asked for.
@@ -50,6 +63,9 @@ pub struct Options {
     pub families: Families,
     /// Ask for a port chosen by the seed.
     pub randomize_port: bool,
+    /// How Prefix flushes: 0 as the prefix or the registrar says, 1 prefix and tag in one write, 2
+    /// in a write each.
+    pub flush_policy: i32,
     /// Forbid the registrar to change transport parameters.
     pub disable_overrides: bool,
     /// Ask for a PROXY header towards the covert.
@@ -79,7 +95,8 @@ impl Options {
             covert,
             version: 4,
             families: Families { v4: true, v6: true },
-            randomize_port: matches!(transport, Transport::Min),
+            randomize_port: !matches!(transport, Transport::Prefix(_)),
+            flush_policy: FLUSH_DEFAULT,
             disable_overrides: false,
             proxy_header: false,
             roots: PathBuf::from("/etc/ssl/certs/ca-certificates.crt"),

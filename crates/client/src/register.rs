@@ -7,7 +7,8 @@ use keys::{ClientVersion, SharedSecret};
 use phantoms::{Family, Generation, Phantom, SelectError};
 use signalling::RegistrationResponse;
 use signalling::params::unpack;
-use transports::prefix::{Prefix, PrefixTable};
+use transports::obfs4::ClientIdentity;
+use transports::prefix::{FLUSH_DEFAULT, Prefix, PrefixTable};
 use transports::{DEFAULT_PORT, Params, PortError, destination_port};
 
 use crate::api::ApiError;
@@ -71,11 +72,10 @@ pub struct Session {
 
 /// What a connection begins with.
 #[derive(Debug, Clone)]
-pub(crate) struct Opening {
-    pub(crate) secret: SharedSecret,
-    pub(crate) station_key: [u8; 32],
-    /// Prefix bytes and flush policy; `None` for Min.
-    pub(crate) prefix: Option<(Vec<u8>, i32)>,
+pub(crate) enum Opening {
+    Min(SharedSecret),
+    Prefix { secret: SharedSecret, station_key: [u8; 32], bytes: Vec<u8>, flush: i32 },
+    Obfs4(Box<ClientIdentity>),
 }
 
 impl Client {
@@ -120,7 +120,7 @@ impl Client {
     fn prefix(&self) -> Result<Option<Prefix>, RegisterError> {
         let table = PrefixTable::default();
         match self.options.transport {
-            Transport::Min => Ok(None),
+            Transport::Min | Transport::Obfs4 => Ok(None),
             Transport::Prefix(-1) => Ok(table.random(&mut rand::rng()).cloned()),
             Transport::Prefix(id) => {
                 table.by_id(id).cloned().map(Some).ok_or(RegisterError::Prefix(id))
@@ -147,11 +147,10 @@ impl Client {
         let (v4, v6) = (pick(families.v4, Family::V4)?, pick(families.v6, Family::V6)?);
         let random = [&v4, &v6].into_iter().flatten().all(|phantom| phantom.random_port);
         let randomize_dst_port = self.options.randomize_port;
-        let (transport, params) = match &prefix {
-            None => (transports::Transport::Min, Params::Generic { randomize_dst_port }),
-            Some(p) => {
-                (transports::Transport::Prefix, Params::Prefix { id: p.id, randomize_dst_port })
-            }
+        let transport = self.options.transport.into();
+        let params = match &prefix {
+            None => Params::Generic { randomize_dst_port },
+            Some(p) => Params::Prefix { id: p.id, randomize_dst_port },
         };
         let table = PrefixTable::default();
         let port = destination_port(transport, version, random, &params, &seed, &table)?;
@@ -215,9 +214,29 @@ impl Client {
                 Channel::Decoy => options.decoy_delay,
                 Channel::Api(_) | Channel::BidirectionalApi(_) => options.api_delay,
             },
-            opening: Opening { secret, station_key: self.conf.station_key, prefix },
+            opening: self.opening(secret, prefix),
             dial_timeout: options.dial_timeout,
             dial_attempts: options.dial_attempts,
+        }
+    }
+
+    /// The opening of the transport; `prefix` has the bytes and the flush policy of Prefix.
+    fn opening(&self, secret: SharedSecret, prefix: Option<(Vec<u8>, i32)>) -> Opening {
+        match prefix {
+            Some((bytes, flush)) => Opening::Prefix {
+                secret,
+                station_key: self.conf.station_key,
+                bytes,
+                flush: match self.options.flush_policy {
+                    FLUSH_DEFAULT => flush,
+                    chosen => chosen,
+                },
+            },
+            None if self.options.transport == Transport::Obfs4 => {
+                let keys = secret.session_keys(ClientVersion(self.options.version)).obfs4();
+                Opening::Obfs4(Box::new(ClientIdentity::from(&keys)))
+            }
+            None => Opening::Min(secret),
         }
     }
 }

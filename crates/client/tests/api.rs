@@ -169,19 +169,20 @@ async fn the_station_recognises_every_opening() {
         let published = stage.published().await;
         let secret = SharedSecret::new(published.shared_secret());
         let (received, _) = opening(session).await;
-        let verdict = Identification::new().offer(&received, &table, &keys, &|identifier: &[u8; 32]| {
-            let prefix = *identifier == secret.prefix_identifier();
-            let min = *identifier == secret.min_identifier();
-            (prefix || min).then_some(Registered {
-                registration: (),
-                transport: if min {
-                    transports::Transport::Min
-                } else {
-                    transports::Transport::Prefix
-                },
-                prefix_id: None,
-            })
-        });
+        let verdict =
+            Identification::new().offer(&received, &table, &keys, &|identifier: &[u8; 32]| {
+                let prefix = *identifier == secret.prefix_identifier();
+                let min = *identifier == secret.min_identifier();
+                (prefix || min).then_some(Registered {
+                    registration: (),
+                    transport: if min {
+                        transports::Transport::Min
+                    } else {
+                        transports::Transport::Prefix
+                    },
+                    prefix_id: None,
+                })
+            });
         let Verdict::Found(found) = verdict else { panic!("{transport:?} is not recognised") };
         assert_eq!(found.consumed, received.len(), "{transport:?}");
         if let Transport::Prefix(id @ 0..) = transport {

@@ -157,6 +157,7 @@ async fn registers(suite: CipherSuite, transport: Transport, covert: &str) {
     assert_eq!(message.client_lib_version(), 4);
     let wanted = match transport {
         Transport::Min => TransportType::Min,
+        Transport::Obfs4 => TransportType::Obfs4,
         Transport::Prefix(_) => TransportType::Prefix,
     };
     assert_eq!(message.transport(), wanted);

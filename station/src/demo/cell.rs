@@ -88,6 +88,7 @@ fn options(arguments: &Arguments) -> Result<Options, String> {
     let transport = match arguments.transport.as_str() {
         "min" => Transport::Min,
         "prefix" => Transport::Prefix(-1),
+        "obfs4" => Transport::Obfs4,
         other => return Err(format!("no transport {other}")),
     };
     let mut options = Options::new(channel, transport, arguments.covert.to_string());

@@ -33,7 +33,7 @@ impl Cell {
 
 fn cells() -> impl Iterator<Item = Cell> {
     ["decoy", "api", "bdapi"].into_iter().flat_map(|channel| {
-        ["min", "prefix"].into_iter().flat_map(move |transport| {
+        ["min", "prefix", "obfs4"].into_iter().flat_map(move |transport| {
             [false, true].into_iter().map(move |ipv6| Cell { channel, transport, ipv6 })
         })
     })
