@@ -91,7 +91,7 @@ cells() {
     local channel transport family n
     for family in ipv6 ipv4; do
         for channel in decoy api bdapi; do
-            for transport in min prefix min-rand; do
+            for transport in min prefix obfs4 min-rand; do
                 echo "$channel $transport $family"
             done
         done

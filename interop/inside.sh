@@ -6,6 +6,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 failed=0
 [ -x "$here/bin/goclient" ] && { "$here/capture.sh" "$here/goclient.sh" || failed=1; }
 "$here/registrar.sh" || failed=1
+"$here/obfs4.py" live || failed=1
 if [ -n "${CONJURE_PEERS:-}" ]; then
     "$PYTHON" "$here/peers.py" live || failed=1
 fi

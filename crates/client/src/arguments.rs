@@ -59,7 +59,8 @@ pub struct Arguments {
     /// Milliseconds between registration and connection; the default depends on the channel.
     #[arg(long, value_name = "MS")]
     delay: Option<u64>,
-    /// Register once, print the phantoms and leave.
+    /// Register once, print the phantoms and, for obfs4, the arguments that any obfs4 client
+    /// takes, and leave.
     #[arg(long)]
     register_only: bool,
 }
@@ -128,6 +129,9 @@ fn execute(arguments: &Arguments) -> Result<(), (Exit, String)> {
             let session = session.map_err(|e| (Exit::Unavailable, e.to_string()))?;
             for phantom in [session.v4, session.v6].into_iter().flatten() {
                 println!("{phantom}");
+            }
+            if let Some(arguments) = session.obfs4_arguments() {
+                println!("{arguments}");
             }
             return Ok(());
         }

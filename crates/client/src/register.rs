@@ -78,6 +78,17 @@ pub(crate) enum Opening {
     Obfs4(Box<ClientIdentity>),
 }
 
+impl Session {
+    /// What an obfs4 client of others is given beside the address of a phantom, in the form of a
+    /// bridge line: node id and public key in one, and the mode of released Conjure clients.
+    pub fn obfs4_arguments(&self) -> Option<String> {
+        let Opening::Obfs4(identity) = &self.opening else { return None };
+        let cert = [&identity.node_id()[..], identity.public()].concat();
+        let cert = data_encoding::BASE64_NOPAD.encode(&cert);
+        Some(format!("cert={cert} iat-mode=1"))
+    }
+}
+
 impl Client {
     /// Registers over the channel of the options.
     ///
