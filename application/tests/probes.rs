@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use application::Station;
 use application::announce::Announcer;
@@ -20,16 +20,17 @@ use application::intake::Served;
 use application::liveness::{LivenessSettings, LivenessTester, TcpDialer};
 use application::pipeline::Pipeline;
 use application::policy::Policy;
-use application::registration::{Parts, Registration};
+use application::registration::{Credentials, Parts, Registration};
 use application::stats::Stats;
 use application::store::{Store, Tracked};
 use arc_swap::ArcSwap;
-use keys::{SharedSecret, StationKey};
+use keys::{ClientVersion, EphemeralKey, Obfs4Keys, SharedSecret, StationKey};
 use telemetry::log::Logger;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use transports::Transport;
+use transports::obfs4::{Client, ServerIdentity};
 use transports::obfuscator::Obfuscator;
 use transports::prefix::PrefixTable;
 
@@ -43,10 +44,25 @@ enum Kind {
     Garbage,
     TruncatedTag,
     WrongTransport,
+    Obfs4Garbage,
+    /// A handshake that was accepted before.
+    Obfs4Replay,
+    /// A handshake that ends with the mark of nobody.
+    Obfs4Mark,
+    /// A handshake of the registration whose MAC does not verify.
+    Obfs4Mac,
 }
 
-const KINDS: [Kind; 4] =
-    [Kind::NoRegistration, Kind::Garbage, Kind::TruncatedTag, Kind::WrongTransport];
+const KINDS: [Kind; 8] = [
+    Kind::NoRegistration,
+    Kind::Garbage,
+    Kind::TruncatedTag,
+    Kind::WrongTransport,
+    Kind::Obfs4Garbage,
+    Kind::Obfs4Replay,
+    Kind::Obfs4Mark,
+    Kind::Obfs4Mac,
+];
 
 /// Payload scripts: the length of each write.
 const SCRIPTS: [&[usize]; 3] = [&[31], &[96, 2000], &[20, 76, 9000]];
@@ -55,14 +71,26 @@ impl Kind {
     const fn phantom(self) -> Ipv4Addr {
         match self {
             Self::NoRegistration => Ipv4Addr::new(127, 9, 0, 1),
-            _ => Ipv4Addr::new(127, 9, 0, 2),
+            Self::Garbage | Self::TruncatedTag | Self::WrongTransport => {
+                Ipv4Addr::new(127, 9, 0, 2)
+            }
+            _ => Ipv4Addr::new(127, 9, 0, 3),
         }
     }
 
-    fn payload(self, key: &StationKey, len: usize) -> Vec<u8> {
+    fn payload(self, station: &Station, len: usize) -> Vec<u8> {
         let secret = SharedSecret::new(&SECRET);
+        let key = &station.keys[0];
         let mut bytes = match self {
-            Self::NoRegistration | Self::Garbage => Vec::new(),
+            Self::NoRegistration | Self::Garbage | Self::Obfs4Garbage => Vec::new(),
+            Self::Obfs4Replay => {
+                let hello = hello(len);
+                let accepted = station.replays.accept(&obfs4_identity(), &hello);
+                drop(accepted.unwrap());
+                hello
+            }
+            Self::Obfs4Mark => changed(hello(len), 20),
+            Self::Obfs4Mac => changed(hello(len), 1),
             Self::TruncatedTag => {
                 let tag = secret.min_identifier();
                 [&tag[..31], &[!tag[31]]].concat()
@@ -80,6 +108,36 @@ impl Kind {
     }
 }
 
+fn session_keys() -> Obfs4Keys {
+    SharedSecret::new(&SECRET).session_keys(ClientVersion::CURRENT).obfs4()
+}
+
+fn obfs4_identity() -> ServerIdentity {
+    ServerIdentity::new(session_keys())
+}
+
+/// A new handshake of the registered client, as near to `len` bytes as one can be.
+fn hello(len: usize) -> Vec<u8> {
+    let mut rng = rand::rng();
+    let padding = vec![0; len.clamp(141, 8192) - 64];
+    let ephemeral = EphemeralKey::generate(&mut rng).with_bit_254_clear();
+    let identity = obfs4_identity().shared().clone();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    Client::start_with(identity, ephemeral, &padding, now).1
+}
+
+/// `message` with a bit changed in the byte that is so far from its end.
+fn changed(mut message: Vec<u8>, from_end: usize) -> Vec<u8> {
+    let at = message.len() - from_end;
+    message[at] ^= 1;
+    message
+}
+
+fn track(store: &Store, parts: Parts) {
+    let Tracked::New(registration) = store.track(Registration::new(parts)) else { panic!() };
+    assert!(store.activate(&registration, "127.0.0.1:1".parse().unwrap()));
+}
+
 fn station(deadline_ms: Range<u64>) -> Arc<Station> {
     let dir = tempfile::tempdir().unwrap();
     let phantoms = dir.path().join("phantoms.toml");
@@ -94,7 +152,7 @@ fn station(deadline_ms: Range<u64>) -> Arc<Station> {
         origin: Default::default(),
         transport: Transport::Min,
         identifier: (&SharedSecret::new(&SECRET).min_identifier()).into(),
-        credentials: application::registration::Credentials::Tag,
+        credentials: Credentials::Tag,
         prefix_id: None,
         short_id: [7; 8],
         source: 2,
@@ -104,8 +162,16 @@ fn station(deadline_ms: Range<u64>) -> Arc<Station> {
         prescanned: true,
         covert_text: "127.0.0.1:1".into(),
     };
-    let Tracked::New(registration) = store.track(Registration::new(parts)) else { panic!() };
-    assert!(registration.activate("127.0.0.1:1".parse().unwrap()));
+    let identity = obfs4_identity();
+    let obfs4 = Parts {
+        phantom: Kind::Obfs4Garbage.phantom().into(),
+        transport: Transport::Obfs4,
+        identifier: session_keys().identifier().into(),
+        credentials: Credentials::Obfs4(Box::new(identity)),
+        ..parts.clone()
+    };
+    track(&store, parts);
+    track(&store, obfs4);
     let liveness = LivenessSettings {
         window: Duration::from_millis(1),
         live_expiry: None,
@@ -118,7 +184,7 @@ fn station(deadline_ms: Range<u64>) -> Arc<Station> {
             served: Served {
                 v4: true,
                 v6: true,
-                transports: vec![Transport::Min, Transport::Prefix],
+                transports: Transport::ALL.to_vec(),
                 prefixes: PrefixTable::default(),
             },
             policy: ArcSwap::from_pointee(
@@ -152,9 +218,8 @@ struct Seen {
     seconds: f64,
 }
 
-async fn probe(kind: Kind, script: usize, port: u16, key: Arc<StationKey>) -> Seen {
+async fn probe(kind: Kind, script: usize, port: u16, payload: Vec<u8>) -> Seen {
     let lengths = SCRIPTS[script];
-    let payload = kind.payload(&key, lengths.iter().sum());
     let target = SocketAddr::new(IpAddr::V4(kind.phantom()), port);
     let mut stream = TcpStream::connect(target).await.unwrap();
     stream.set_nodelay(true).unwrap();
@@ -181,7 +246,7 @@ async fn probe(kind: Kind, script: usize, port: u16, key: Arc<StationKey>) -> Se
 /// too early.
 async fn run(deadline_ms: Range<u64>, planted: Option<(Kind, Duration)>) -> Vec<Seen> {
     let station = station(deadline_ms.clone());
-    let key = Arc::new(StationKey::from_private(&[0x40; 32]).unwrap());
+    let asked = Arc::clone(&station);
     let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let server = tokio::spawn(async move {
@@ -203,7 +268,9 @@ async fn run(deadline_ms: Range<u64>, planted: Option<(Kind, Duration)>) -> Vec<
     let mut probes = tokio::task::JoinSet::new();
     for index in 0..PROBES {
         for kind in KINDS {
-            probes.spawn(probe(kind, index % SCRIPTS.len(), port, Arc::clone(&key)));
+            let script = index % SCRIPTS.len();
+            let payload = kind.payload(&asked, SCRIPTS[script].iter().sum());
+            probes.spawn(probe(kind, script, port, payload));
             tokio::time::sleep(Duration::from_micros(300)).await;
         }
     }
@@ -253,8 +320,8 @@ fn least_probability(seen: &[Seen]) -> f64 {
 /// The two tests measure time: they take turns.
 static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-/// Six pairs are compared.
-const LIMIT: f64 = 0.01 / 6.0;
+/// So many pairs are compared.
+const LIMIT: f64 = 0.01 / (KINDS.len() * (KINDS.len() - 1) / 2) as f64;
 
 fn equal_outcomes(seen: &[Seen]) {
     assert_eq!(seen.len(), PROBES * KINDS.len());
