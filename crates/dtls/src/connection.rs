@@ -31,16 +31,16 @@ pub enum Closed {
     /// The peer gave it up with a fatal alert.
     #[error("the peer ended it with alert {0}")]
     Alert(u8),
-    /// The handshake took too long; the latest thing that was dropped tells why, if anything came.
-    #[error("the handshake was not complete in time{}", last(.0))]
+    /// The handshake took too long; the latest message that was refused tells why, if one was.
+    #[error("the handshake was not complete in time{}", reason(.0))]
     Timeout(Option<Refusal>),
     /// The peer holds the keys but has seen another handshake: somebody changed messages.
     #[error("the peer has seen another handshake")]
     Finished,
 }
 
-fn last(refusal: &Option<Refusal>) -> String {
-    refusal.map_or_else(String::new, |refusal| format!("; last dropped: {refusal}"))
+fn reason(refusal: &Option<Refusal>) -> String {
+    refusal.map_or_else(String::new, |refusal| format!("; a message was refused: {refusal}"))
 }
 
 /// Why nothing was sealed.
@@ -228,10 +228,10 @@ impl Connection {
     /// early.
     pub fn handle_timeout(&mut self, now: Instant) {
         if let Phase::Handshake(handshake) = &mut self.phase
-            && handshake.expire(now, &mut self.outbox)
+            && let Err(closed) = handshake.expire(now, &mut self.outbox)
         {
             self.outbox.clear();
-            self.end(Closed::Timeout(self.discards.last));
+            self.end(closed);
         }
     }
 

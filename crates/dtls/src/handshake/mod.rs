@@ -125,6 +125,8 @@ pub(crate) struct Handshake {
     channel: Option<Box<Channel>>,
     early: Early,
     wrong: u8,
+    /// Why the latest message was refused.
+    refused: Option<Refusal>,
     retransmit_at: Option<Instant>,
     deadline: Instant,
 }
@@ -169,6 +171,7 @@ impl Handshake {
             channel: None,
             early: Vec::new(),
             wrong: 0,
+            refused: None,
             retransmit_at: None,
             deadline: now + config.handshake_limit,
             draws,
@@ -187,17 +190,21 @@ impl Handshake {
         self.retransmit_at.map_or(self.deadline, |at| at.min(self.deadline))
     }
 
-    /// Repeats the flight, or gives up: `true`.
-    pub(crate) fn expire(&mut self, now: Instant, outbox: &mut VecDeque<Vec<u8>>) -> bool {
+    /// Repeats the flight, or gives up.
+    pub(crate) fn expire(
+        &mut self,
+        now: Instant,
+        outbox: &mut VecDeque<Vec<u8>>,
+    ) -> Result<(), Closed> {
         if self.deadline <= now {
-            return true;
+            return Err(Closed::Timeout(self.refused));
         }
         if self.retransmit_at.is_some_and(|at| at <= now) {
             // What the caller did not take is the same flight.
             outbox.clear();
             self.transmit(now, outbox);
         }
-        false
+        Ok(())
     }
 
     /// The keys, once both Finished were seen, and the sealed records that came too early.
@@ -288,6 +295,7 @@ impl Handshake {
                 Ok(step) => step,
                 Err(refusal) => {
                     discards.note(refusal);
+                    self.refused = Some(refusal);
                     continue;
                 }
             };
