@@ -5,6 +5,9 @@ use std::collections::VecDeque;
 /// Capacity that an empty buffer keeps.
 const KEPT: usize = 2048;
 
+/// Factor by which a buffer grows.
+const STEP: usize = 3;
+
 /// A queue of bytes that owns no memory worth speaking of while it is empty.
 #[derive(Debug, Default)]
 pub(crate) struct Buffer(VecDeque<u8>);
@@ -23,6 +26,12 @@ impl Buffer {
     }
 
     pub(crate) fn extend(&mut self, bytes: &[u8]) {
+        let (needed, capacity) = (self.0.len() + bytes.len(), self.0.capacity());
+        if needed > capacity && needed > KEPT {
+            // In few steps, since it starts from nothing after every burst.
+            let next = needed.max(capacity * STEP).max(KEPT * STEP);
+            self.0.reserve_exact(next - self.0.len());
+        }
         self.0.extend(bytes);
     }
 

@@ -21,6 +21,9 @@ pub(crate) const MAX_MESSAGE: usize = 65536;
 const REORDERING: u32 = 3;
 /// Chunks under way at most.
 const MAX_CHUNKS: usize = 4096;
+/// Room for chunks and messages that an idle association keeps.
+const KEPT_CHUNKS: usize = 64;
+const KEPT_MESSAGES: usize = 16;
 /// Room beyond the bound for a message that must not be cut.
 const SLACK: usize = 1024;
 
@@ -385,7 +388,7 @@ impl Outbound {
         self.buffer.consume(freed);
         self.position = self.position.wrapping_add(freed as u32);
         self.sent_bytes -= freed;
-        if self.sent.is_empty() {
+        if self.sent.is_empty() && self.sent.capacity() > KEPT_CHUNKS {
             self.sent = VecDeque::new();
         }
         if let (Some(answered), Some(packet)) = (self.answered, last_packet)
@@ -393,7 +396,7 @@ impl Outbound {
         {
             self.recovering = false;
         }
-        if self.messages.is_empty() {
+        if self.messages.is_empty() && self.messages.capacity() > KEPT_MESSAGES {
             self.messages = VecDeque::new();
         }
         Some(arrived)
@@ -426,9 +429,12 @@ impl Outbound {
                 bytes += length;
                 let (packet, again) = (chunk.packet, chunk.again);
                 // The arrival of a chunk that was sent twice says nothing about later packets, save
-                // for a probe, which went out long after its flight.
+                // for a probe, which went out so late that all before it have had their time.
                 let tsn = self.first.wrapping_add(index as u32);
-                let telling = !again || self.probe == Some(tsn);
+                let (telling, packet) = match self.probe {
+                    Some(probe) if probe == tsn => (true, packet.wrapping_add(REORDERING)),
+                    _ => (!again, packet),
+                };
                 if telling && newest.is_none_or(|n| before(n, packet)) {
                     newest = Some(packet);
                 }
