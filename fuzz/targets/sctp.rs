@@ -20,11 +20,8 @@ fn config() -> Config {
 fuzz_target!(|bytes: &[u8]| {
     let Some((flags, mut rest)) = bytes.split_first() else { return };
     let rng = &mut ChaCha20Rng::seed_from_u64(1);
-    let (own, peer) = if flags & 1 == 0 {
-        (Role::Server, Role::Client)
-    } else {
-        (Role::Client, Role::Server)
-    };
+    let (own, peer) =
+        if flags & 1 == 0 { (Role::Server, Role::Client) } else { (Role::Client, Role::Server) };
     let mut victim = Association::new(own, config(), rng);
     let mut friend = Association::new(peer, config(), rng);
     let mut now = Instant::now();
