@@ -244,6 +244,7 @@ impl Connection {
     }
 
     /// As [`seal`](Self::seal), for a payload that `write` appends to what it is given, without a copy.
+    /// Nothing is sealed when it appends nothing.
     ///
     /// # Errors
     /// As [`seal`](Self::seal).
@@ -257,6 +258,10 @@ impl Connection {
         out.extend_from_slice(&[0; PREFIX_LEN]);
         write(out);
         let len = out.len() - start - PREFIX_LEN;
+        if len == 0 {
+            out.truncate(start);
+            return Ok(());
+        }
         let sealed = if len > MAX_PAYLOAD {
             Err(SealError::TooLong(len))
         } else {
