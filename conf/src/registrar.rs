@@ -98,6 +98,12 @@ pub struct Registrar {
     pub domain: String,
     /// Key of the DNS registrar.
     pub dns_private_key_path: Option<PathBuf>,
+    /// Take whole registrations of older clients over DNS too.
+    pub dns_accept_unfragmented: bool,
+    /// Registrations over DNS that are in progress or kept for retries.
+    pub dns_max_pending: usize,
+    /// Tasks that answer UDP queries; 0 for one per core.
+    pub dns_workers: usize,
     /// Log level.
     pub log_level: RegistrarLogLevel,
     /// Period of the metrics line; zero for off.
@@ -110,6 +116,16 @@ pub struct Registrar {
     pub trusted_proxies: Option<Vec<IpNet>>,
     /// Largest request body in bytes.
     pub max_body_bytes: usize,
+    /// Registrations per second of one client over HTTP and gRPC; 0 for no limit.
+    pub client_rate: u32,
+    /// Registrations of one client at once.
+    pub client_burst: u32,
+    /// gRPC address; `None` for no such service.
+    pub grpc_listen_addr: Option<SocketAddr>,
+    /// PEM certificate chain of the gRPC service; `None` for plain HTTP/2.
+    pub grpc_tls_cert: Option<PathBuf>,
+    /// PEM key of the gRPC service.
+    pub grpc_tls_key: Option<PathBuf>,
     /// ZeroMQ port.
     pub zmq_port: u16,
     /// ZeroMQ interface or address.
@@ -162,6 +178,9 @@ impl Registrar {
             dns_listen_addr: t.string("dns_listen_addr").unwrap_or_default(),
             domain: t.string("domain").unwrap_or_default(),
             dns_private_key_path: path(t, "dns_private_key_path"),
+            dns_accept_unfragmented: t.boolean("dns_accept_unfragmented").unwrap_or(true),
+            dns_max_pending: t.integer("dns_max_pending", 1..=10_000_000).unwrap_or(100_000),
+            dns_workers: t.integer("dns_workers", 0..=1024).unwrap_or(0),
             log_level: log_level(t),
             log_metrics_interval: Duration::from_secs(
                 t.integer("log_metrics_interval", 0..=u64::from(u16::MAX)).unwrap_or(0),
@@ -170,6 +189,11 @@ impl Registrar {
             api_bind_addr: address(t, "api_bind_addr", "an IP address"),
             trusted_proxies: trusted_proxies(t),
             max_body_bytes: t.integer("max_body_bytes", 64..=64 << 20).unwrap_or(65_536),
+            client_rate: t.integer("client_rate", 0..=1_000_000).unwrap_or(20),
+            client_burst: t.integer("client_burst", 1..=1_000_000).unwrap_or(200),
+            grpc_listen_addr: address(t, "grpc_listen_addr", "ADDRESS:PORT"),
+            grpc_tls_cert: path(t, "grpc_tls_cert"),
+            grpc_tls_key: path(t, "grpc_tls_key"),
             zmq_port: t.integer("zmq_port", 0..=u16::MAX).unwrap_or(0),
             zmq_bind_addr: required(t, "zmq_bind_addr", "*, an interface or an IPv4 address"),
             zmq_privkey_path: path(t, "zmq_privkey_path"),
@@ -191,13 +215,15 @@ impl Registrar {
         if registrar.zmq_privkey_path.is_none() && registrar.zmq_auth == ZmqAuth::Curve {
             t.problem("zmq_privkey_path", "no path", "the path of a key file of 64 bytes");
         }
-        t.ignore(&[
-            "ampcache_url",
-            "bidirectional_api_generation",
-            "dns_accept_unfragmented",
-            "dns_max_pending",
-            "dns_workers",
-        ]);
+        if registrar.grpc_tls_cert.is_some() != registrar.grpc_tls_key.is_some() {
+            let (missing, expected) = if registrar.grpc_tls_cert.is_none() {
+                ("grpc_tls_cert", "the certificate that belongs to grpc_tls_key")
+            } else {
+                ("grpc_tls_key", "the key that belongs to grpc_tls_cert")
+            };
+            t.problem(missing, "no path", expected);
+        }
+        t.ignore(&["ampcache_url", "bidirectional_api_generation"]);
         table.finish(registrar)
     }
 }

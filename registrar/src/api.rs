@@ -5,8 +5,6 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
-use bus::Publisher;
 use bytes::Bytes;
 use conf::RegistrarLogLevel as Level;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -15,16 +13,19 @@ use hyper::header::{self, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use registration::http::{self, Endpoint, Refusal};
+use registration::channel::Channel;
+use registration::http::{self, Refusal};
 use registration::message::Wrapper;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use crate::connection::{BODY, Pace, PacedStream};
+use crate::delivery::accepts_gzip;
 use crate::log;
-use crate::metrics::Metrics;
-use crate::pipeline;
-use crate::snapshot::{Rules, Snapshot};
+use crate::metrics::Counter;
+use crate::processor::{Processor, Published};
+use crate::setup::Services;
+use crate::snapshot::Snapshot;
 
 /// Connections at one time; further ones are closed at once.
 const MAX_CONNECTIONS: usize = 8192;
@@ -32,18 +33,24 @@ const MAX_CONNECTIONS: usize = 8192;
 /// What answers requests.
 #[derive(Debug)]
 pub struct Api {
-    /// What requests are answered from; replaced on reload.
-    pub snapshot: ArcSwap<Snapshot>,
-    /// Rules that hold from start to end.
-    pub rules: Rules,
-    /// Where accepted registrations go.
-    pub publisher: Arc<Publisher>,
-    /// Counters.
-    pub metrics: Metrics,
+    processor: Arc<Processor>,
+    services: Services,
     /// Proxies whose header is believed; `None` for the reference's rule.
-    pub trusted_proxies: Option<Vec<ipnet::IpNet>>,
+    trusted_proxies: Option<Vec<ipnet::IpNet>>,
     /// Longest accepted body in bytes.
-    pub max_body: usize,
+    max_body: usize,
+}
+
+impl Api {
+    /// Answers for `services`.
+    pub fn new(processor: Arc<Processor>, registrar: &conf::Registrar, services: Services) -> Self {
+        Self {
+            processor,
+            services,
+            trusted_proxies: registrar.trusted_proxies.clone(),
+            max_body: registrar.max_body_bytes,
+        }
+    }
 }
 
 /// Listens on `address`, or on all addresses of both families.
@@ -88,7 +95,7 @@ pub async fn serve(api: Arc<Api>, listener: TcpListener) {
                         drop(slot);
                     });
                 }
-                Err(_) => api.metrics.refused_connection(),
+                Err(_) => api.processor.metrics.add(Counter::ConnectionsRefused),
             },
             // Out of descriptors, or the peer left while it waited: the next one may do better.
             Err(_) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
@@ -116,74 +123,72 @@ async fn connection(api: &Arc<Api>, stream: TcpStream, peer: SocketAddr) {
     tokio::select! {
         // An error is the peer's: it broke off, or does not speak HTTP.
         _ = serving => {}
-        () = pace.expired() => api.metrics.timeout(),
+        () = pace.expired() => api.processor.metrics.add(Counter::ConnectionsTimedOut),
     }
 }
 
 impl Api {
     async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<Full<Bytes>> {
-        let Some(endpoint) = Endpoint::at(request.uri().path()) else {
-            return refuse(Refusal::NotFound);
-        };
-        self.metrics.request(endpoint);
-        match self.register(endpoint, request, peer).await {
-            Ok(None) => reply(StatusCode::NO_CONTENT, None, Bytes::new()),
-            Ok(Some(body)) => reply(StatusCode::OK, Some(http::REPLY_TYPE), body.into()),
-            Err(refusal) => {
-                // Strangers cause these: they are counted, and told one by one only on request.
-                self.metrics.refused();
-                log::line(
-                    Level::Debug,
-                    &format!("registration failed: {refusal}"),
-                    &[("registrar", &"API"), ("registration_type", &kind(endpoint))],
-                );
-                refuse(refusal)
+        let channel = http::endpoint(request.uri().path()).filter(|_| self.services.api);
+        let Some(channel) = channel else { return refuse(Refusal::NotFound) };
+        self.processor.metrics.add(match channel {
+            Channel::Api => Counter::ApiRequests,
+            _ => Counter::BidirectionalApiRequests,
+        });
+        let gzip = request.headers().get(header::ACCEPT_ENCODING).cloned();
+        match self.register(channel, request, peer).await {
+            Ok(Published { response: None, .. }) => {
+                reply(StatusCode::NO_CONTENT, None, Bytes::new())
             }
+            Ok(Published { response: Some(response), newer }) => {
+                deliver(response, newer.as_deref(), gzip.as_ref())
+            }
+            Err(refusal) => refuse(refusal),
         }
     }
 
     async fn register(
         &self,
-        endpoint: Endpoint,
+        channel: Channel,
         request: Request<Incoming>,
         peer: SocketAddr,
-    ) -> Result<Option<Vec<u8>>, Refusal> {
+    ) -> Result<Published, Refusal> {
+        let received = self.receive(request, peer, channel).await;
+        let (client, body) = received.inspect_err(|r| self.processor.refused(*r, channel))?;
+        let wrapper = Wrapper::decode(&body).map_err(|_| Refusal::Decode);
+        let wrapper = wrapper.inspect_err(|r| self.processor.refused(*r, channel))?;
+        let address = http::registration_address(client);
+        self.processor.register(wrapper, channel, Some(&address))
+    }
+
+    /// The client's address and the body, in the order of checks.
+    async fn receive(
+        &self,
+        request: Request<Incoming>,
+        peer: SocketAddr,
+        channel: Channel,
+    ) -> Result<(IpAddr, Bytes), Refusal> {
         let headers = request.headers();
         let forwarded = headers.get_all("x-forwarded-for").iter().next_back();
         let client = client(peer, forwarded, self.trusted_proxies.as_deref())?;
         let declared = headers
             .get(header::CONTENT_LENGTH)
             .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-        log::line(
-            Level::Debug,
-            "received new request",
-            &[
-                ("registrar", &"API"),
-                ("http_method", request.method()),
-                ("content_length", &declared.map_or(-1, u64::cast_signed)),
-                ("registration_type", &kind(endpoint)),
-                ("ip_address", &telemetry::privacy::ClientAddr(client)),
-            ],
-        );
-        http::check(request.method().as_str(), declared, self.max_body as u64)?;
-        let body = self.body(request).await?;
-        let wrapper = Wrapper::decode(&body).map_err(|_| Refusal::Decode)?;
-        let snapshot = self.snapshot.load();
-        if endpoint == Endpoint::Bidirectional && pipeline::is_outdated(&wrapper, &snapshot) {
-            self.metrics.conf_updated();
+        if log::enabled(Level::Debug) {
+            log::line(
+                Level::Debug,
+                "received new request",
+                &[
+                    ("registrar", &"API"),
+                    ("http_method", request.method()),
+                    ("content_length", &declared.map_or(-1, u64::cast_signed)),
+                    ("registration_type", &kind(channel)),
+                    ("ip_address", &telemetry::privacy::ClientAddr(client)),
+                ],
+            );
         }
-        let id = secret_prefix(wrapper.secret());
-        let address = http::registration_address(client);
-        let rng = &mut rand::rng();
-        let accepted = pipeline::process(wrapper, endpoint, &address, &snapshot, &self.rules, rng)?;
-        self.metrics.processed(endpoint);
-        self.publisher.publish(accepted.publication.into());
-        log::line(
-            Level::Debug,
-            "registration successful",
-            &[("registrar", &"API"), ("registration_type", &kind(endpoint)), ("reg_id", &id)],
-        );
-        Ok(accepted.reply)
+        http::check(request.method().as_str(), declared, self.max_body as u64)?;
+        Ok((client, self.body(request).await?))
     }
 
     async fn body(&self, request: Request<Incoming>) -> Result<Bytes, Refusal> {
@@ -196,16 +201,30 @@ impl Api {
     }
 }
 
-/// Enough of a secret to find its lines, too little to use it.
-fn secret_prefix(secret: &[u8]) -> String {
-    secret.iter().take(3).map(|byte| format!("{byte:02x}")).collect()
+const fn kind(channel: Channel) -> &'static str {
+    if channel.is_bidirectional() { "bidirectional" } else { "unidirectional" }
 }
 
-const fn kind(endpoint: Endpoint) -> &'static str {
-    match endpoint {
-        Endpoint::Unidirectional => "unidirectional",
-        Endpoint::Bidirectional => "bidirectional",
+/// A bidirectional reply, with the ClientConf of `newer` behind it, compressed where that is offered.
+fn deliver(
+    response: Vec<u8>,
+    newer: Option<&Snapshot>,
+    accepted: Option<&HeaderValue>,
+) -> Response<Full<Bytes>> {
+    let Some(snapshot) = newer else {
+        return reply(StatusCode::OK, Some(http::REPLY_TYPE), response.into());
+    };
+    let gzip = accepted.and_then(|value| value.to_str().ok()).is_some_and(accepts_gzip);
+    let compressed = gzip.then(|| snapshot.delivery.append_compressed(&response)).flatten();
+    let coded = compressed.is_some();
+    let body = compressed.unwrap_or_else(|| snapshot.delivery.append(response));
+    let mut reply = reply(StatusCode::OK, Some(http::REPLY_TYPE), body.into());
+    if coded {
+        let headers = reply.headers_mut();
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
     }
+    reply
 }
 
 fn client(

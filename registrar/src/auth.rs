@@ -130,7 +130,7 @@ impl Auth {
 }
 
 /// Reads the first `N` bytes of a key file.
-fn read<const N: usize>(
+pub(crate) fn read<const N: usize>(
     key: &'static str,
     path: &Path,
     remarks: &mut Vec<String>,

@@ -1,15 +1,15 @@
 //! From start to end: configuration, sockets, signals, reload.
 
 use std::fmt::Display;
-use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bus::{Publisher, PublisherOptions};
-use conf::{Loaded, RegistrarLogLevel as Level};
+use conf::RegistrarLogLevel as Level;
 use parking_lot::Mutex;
 use signalling::station::{Count, FileResult, RegistrarStatus, status_reply::Detail};
 use telemetry::admin::{self, DaemonStatus, Identification};
@@ -19,60 +19,15 @@ use tokio::sync::Notify;
 
 use crate::api::{self, Api};
 use crate::arguments::Arguments;
-use crate::auth::{Auth, KeyError};
+use crate::dns::{DnsService, Listeners};
 use crate::log;
 use crate::metrics::Metrics;
+use crate::processor::Processor;
+pub use crate::setup::{Services, Setup, StartError};
 use crate::snapshot::{Files, Rules, Snapshot, SnapshotError};
 
-/// Where the phantom subnets are when `PHANTOM_SUBNET_LOCATION` is not set.
-const DEFAULT_PHANTOMS: &str = "/var/lib/conjure/phantom_subnets.toml";
 /// Time given to subscribers to take what is queued when the registrar ends.
 const LINGER: Duration = Duration::from_secs(1);
-
-/// Why the registrar cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// No configuration file is named.
-    #[error("no configuration file: give -config PATH or set CJ_REGISTRAR_CONFIG")]
-    NoPath,
-    /// The configuration is wrong.
-    #[error("error occurred while parsing config: {0}")]
-    Configuration(#[from] conf::Problems),
-    /// ClientConf or phantom subnets are wrong.
-    #[error("error occurred while parsing config: {0}")]
-    Snapshot(#[from] SnapshotError),
-    /// The service that is asked for does not exist.
-    #[error("{0} asks for a service this registrar does not have; it serves the HTTP API")]
-    NothingToRun(&'static str),
-    /// A key of CURVE mode cannot be used.
-    #[error(transparent)]
-    Key(#[from] KeyError),
-    /// The publishing socket cannot be opened.
-    #[error("failed to create zmq socket: {0}")]
-    Publisher(#[from] bus::BindError),
-    /// The HTTP socket cannot be opened.
-    #[error("cannot listen on port {port} (api_port): {source}")]
-    Listen {
-        /// Configured port.
-        port: u16,
-        /// Why.
-        source: io::Error,
-    },
-    /// The operating system refuses something every process has.
-    #[error("cannot start: {0}")]
-    System(#[from] io::Error),
-}
-
-impl StartError {
-    const fn exit(&self) -> Exit {
-        match self {
-            Self::NoPath | Self::NothingToRun(_) => Exit::Usage,
-            Self::Configuration(_) | Self::Snapshot(_) | Self::Key(_) => Exit::Config,
-            Self::Publisher(_) | Self::Listen { .. } => Exit::Unavailable,
-            Self::System(_) => Exit::OsErr,
-        }
-    }
-}
 
 /// Runs the registrar until it is told to end.
 pub fn main(arguments: Arguments) -> Exit {
@@ -85,59 +40,7 @@ pub fn main(arguments: Arguments) -> Exit {
     }
 }
 
-/// Configuration of a registrar, files included.
-#[derive(Debug)]
-pub struct Setup {
-    /// Path of the configuration file.
-    pub path: PathBuf,
-    /// Its content.
-    pub registrar: conf::Registrar,
-    /// The files it names.
-    pub files: Files,
-    /// What requests are answered from.
-    pub snapshot: Snapshot,
-    /// Keys of CURVE mode; `None` in NULL mode.
-    pub auth: Option<Auth>,
-}
-
-impl Setup {
-    /// Reads the file at `path` and what it names; remarks are logged.
-    ///
-    /// # Errors
-    /// [`StartError`] when anything is wrong.
-    pub fn load(path: &Path, phantoms: &Path) -> Result<Self, StartError> {
-        let Loaded { value: registrar, notices } = conf::Registrar::load(path)?;
-        log::set_level(registrar.log_level);
-        let files =
-            Files { client_conf: registrar.clientconf_path.clone(), phantoms: phantoms.to_owned() };
-        let (snapshot, remarks) = Snapshot::load(&files)?;
-        for notice in notices {
-            log::line(Level::Warning, &notice.to_string(), &[]);
-        }
-        let (auth, about_keys) = Auth::load(&registrar)?;
-        for remark in remarks.into_iter().chain(about_keys) {
-            log::line(Level::Warning, &remark, &[]);
-        }
-        Ok(Self { path: path.to_owned(), registrar, files, snapshot, auth })
-    }
-
-    fn of_process(arguments: &Arguments) -> Result<Self, StartError> {
-        let variable = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-        let path = arguments.config.clone().or_else(|| variable("CJ_REGISTRAR_CONFIG"));
-        let path = path.ok_or(StartError::NoPath)?;
-        let phantoms = variable("PHANTOM_SUBNET_LOCATION");
-        Self::load(&path, &phantoms.unwrap_or_else(|| DEFAULT_PHANTOMS.into()))
-    }
-}
-
 fn run(arguments: &Arguments) -> Result<(), StartError> {
-    for (given, flag) in
-        [(arguments.dns_only, "-dns-only"), (arguments.ampcache_only, "-ampcache-only")]
-    {
-        if given {
-            return Err(StartError::NothingToRun(flag));
-        }
-    }
     client_addresses();
     let setup = Setup::of_process(arguments)?;
     if arguments.check_config {
@@ -151,6 +54,13 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
             println!("pubkey of this registrar for connect_sockets: {}", auth.public_z85());
             println!("responses are signed with Ed25519 key {}", auth.signing_public());
         }
+        if let Some(responder) = &setup.responder {
+            println!("DNS registrations are taken below {}", responder.zone());
+        }
+        return Ok(());
+    }
+    if setup.services.is_none() {
+        log::line(Level::Info, "Started Conjure registration server", &[]);
         return Ok(());
     }
     process::raise_nofile_limit();
@@ -206,12 +116,22 @@ struct Kept {
     files: Files,
 }
 
+/// Where a registrar listens; `None` for a service that does not run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Open {
+    /// HTTP: the API and the endpoints of AMP caches.
+    pub api: Option<SocketAddr>,
+    /// DNS, UDP and TCP.
+    pub dns: Option<SocketAddr>,
+}
+
 /// A running registrar.
 #[derive(Debug)]
 pub struct Registrar {
     setup: Kept,
-    api: Arc<Api>,
-    address: SocketAddr,
+    processor: Arc<Processor>,
+    dns: Option<Arc<DnsService>>,
+    open: Open,
     drained: Notify,
     linger: Mutex<Duration>,
 }
@@ -222,7 +142,7 @@ impl Registrar {
     /// # Errors
     /// [`StartError`] when a socket cannot be opened.
     pub async fn start(setup: Setup, rules: Option<Rules>) -> Result<Self, StartError> {
-        let Setup { path, registrar, files, snapshot, auth } = setup;
+        let Setup { path, registrar, files, snapshot, auth, responder, services } = setup;
         let endpoint = format!("tcp://{}:{}", registrar.zmq_bind_addr, registrar.zmq_port);
         let options = PublisherOptions {
             curve: auth.as_ref().map(|auth| Arc::clone(&auth.server)),
@@ -231,27 +151,44 @@ impl Registrar {
         let publisher = Publisher::bind(&endpoint, options).await?;
         let mut rules = rules.unwrap_or_else(|| Rules::new(&registrar));
         rules.signer = auth.as_ref().map(|auth| Arc::clone(&auth.signer));
-        let listener = api::listen(registrar.api_bind_addr, registrar.api_port)
-            .map_err(|source| StartError::Listen { port: registrar.api_port, source })?;
-        let address = listener.local_addr()?;
-        let api = Arc::new(Api {
+        let processor = Arc::new(Processor {
             snapshot: ArcSwap::from_pointee(snapshot),
             rules,
             publisher: Arc::new(publisher),
             metrics: Metrics::default(),
-            trusted_proxies: registrar.trusted_proxies.clone(),
-            max_body: registrar.max_body_bytes,
         });
-        tokio::spawn(api::serve(Arc::clone(&api), listener));
-        if !registrar.log_metrics_interval.is_zero() {
-            tokio::spawn(print_metrics(Arc::clone(&api), registrar.log_metrics_interval));
+        let mut open = Open::default();
+        if services.api || services.amp {
+            let listener = api::listen(registrar.api_bind_addr, registrar.api_port)
+                .map_err(|source| StartError::Listen { port: registrar.api_port, source })?;
+            open.api = Some(listener.local_addr()?);
+            let api = Api::new(Arc::clone(&processor), &registrar, services);
+            tokio::spawn(api::serve(Arc::new(api), listener));
         }
-        let zmq = api.publisher.endpoint().to_string();
-        log::line(
-            Level::Info,
-            "Started Conjure registration server",
-            &[("api", &address), ("zmq", &zmq as &dyn Display)],
-        );
+        let mut dns = None;
+        if let Some(responder) = responder {
+            let listeners = Listeners::open(&registrar.dns_listen_addr)?;
+            open.dns = listeners.address();
+            let pending = registrar.dns_max_pending;
+            let service = Arc::new(DnsService::new(Arc::clone(&processor), responder, pending));
+            let workers = match registrar.dns_workers {
+                0 => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+                workers => workers,
+            };
+            service.serve(listeners, workers);
+            dns = Some(service);
+        }
+        if !registrar.log_metrics_interval.is_zero() {
+            tokio::spawn(print_metrics(Arc::clone(&processor), registrar.log_metrics_interval));
+        }
+        let zmq = processor.publisher.endpoint().to_string();
+        let mut fields: Vec<(&str, &dyn Display)> = vec![("zmq", &zmq)];
+        fields.extend(open.api.as_ref().map(|address| ("api", address as &dyn Display)));
+        fields.extend(open.dns.as_ref().map(|address| ("dns", address as &dyn Display)));
+        log::line(Level::Info, "Started Conjure registration server", &fields);
+        if services.amp {
+            log::line(Level::Info, "AMP cache reg server started", &[]);
+        }
         if let Some(auth) = &auth {
             let (pubkey, signing) = (auth.public_z85(), auth.signing_public());
             log::line(
@@ -263,21 +200,27 @@ impl Registrar {
         }
         Ok(Self {
             setup: Kept { path, files },
-            api,
-            address,
+            processor,
+            dns,
+            open,
             drained: Notify::new(),
             linger: Mutex::new(LINGER),
         })
     }
 
-    /// Address of the HTTP API.
-    pub const fn address(&self) -> SocketAddr {
-        self.address
+    /// Addresses that are listened on.
+    pub const fn open(&self) -> &Open {
+        &self.open
     }
 
-    /// What answers and publishes.
-    pub const fn api(&self) -> &Arc<Api> {
-        &self.api
+    /// Address of the HTTP API; unspecified when it does not run.
+    pub fn address(&self) -> SocketAddr {
+        self.open.api.unwrap_or_else(|| SocketAddr::from(([0; 4], 0)))
+    }
+
+    /// What completes and publishes registrations.
+    pub const fn processor(&self) -> &Arc<Processor> {
+        &self.processor
     }
 
     /// Reads the configuration, ClientConf and phantom subnets again. All of it takes effect, or
@@ -314,7 +257,7 @@ impl Registrar {
                         ("phantom_generations", &snapshot.generations()),
                     ],
                 );
-                self.api.snapshot.store(Arc::new(snapshot));
+                self.processor.snapshot.store(Arc::new(snapshot));
                 vec![
                     result(path, None),
                     result(&files.client_conf, None),
@@ -335,7 +278,7 @@ impl Registrar {
 
     /// Gives subscribers a moment to take what is queued.
     async fn end(&self) {
-        let waiting = || self.api.publisher.peers().iter().any(|peer| peer.queued > 0);
+        let waiting = || self.processor.publisher.peers().iter().any(|peer| peer.queued > 0);
         let deadline = tokio::time::Instant::now() + *self.linger.lock();
         while waiting() && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -343,18 +286,18 @@ impl Registrar {
     }
 }
 
-async fn print_metrics(api: Arc<Api>, interval: Duration) {
+async fn print_metrics(processor: Arc<Processor>, interval: Duration) {
     let mut ticks = tokio::time::interval(interval);
     ticks.tick().await;
     loop {
         ticks.tick().await;
-        api.metrics.print();
+        processor.metrics.print();
     }
 }
 
 impl admin::Daemon for Registrar {
     fn status(&self) -> DaemonStatus {
-        let publisher = &self.api.publisher;
+        let publisher = &self.processor.publisher;
         let stats = publisher.stats();
         let mut notes: Vec<String> = publisher
             .peers()
@@ -375,7 +318,11 @@ impl admin::Daemon for Registrar {
         if let Some(error) = stats.last_error {
             notes.push(format!("{} subscribers failed, last: {error}", stats.failed));
         }
-        let counts = self.api.metrics.counts();
+        if let Some(dns) = &self.dns {
+            let pending = dns.pending();
+            notes.push(format!("dns: {pending} registrations in progress or kept for retries"));
+        }
+        let counts = self.processor.metrics.counts();
         let requests =
             counts.into_iter().map(|(name, value)| Count { name: name.to_owned(), value });
         DaemonStatus {
@@ -386,7 +333,7 @@ impl admin::Daemon for Registrar {
                 published: stats.published,
                 subscribers: stats.subscribers as u64,
                 dropped: stats.dropped,
-                generation: self.api.snapshot.load().generation,
+                generation: self.processor.snapshot.load().generation,
             })),
         }
     }

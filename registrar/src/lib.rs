@@ -1,13 +1,18 @@
-//! Registrar: takes registrations over HTTP, completes them and publishes them to every station
+//! Registrar: takes registrations over HTTP and DNS, completes them and publishes them to every station
 //! (`spec/registrar.md`). Stateless; everything a request needs is one immutable snapshot.
 #![forbid(unsafe_code)]
 
 pub mod api;
 pub mod arguments;
 pub mod auth;
+pub mod buckets;
 mod connection;
 pub mod daemon;
+pub mod delivery;
+pub mod dns;
 pub mod log;
 pub mod metrics;
 pub mod pipeline;
+pub mod processor;
+pub mod setup;
 pub mod snapshot;

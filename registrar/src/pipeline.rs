@@ -7,7 +7,8 @@ use conf::OverrideTransport;
 use keys::{ClientVersion, SharedSecret};
 use phantoms::{Family, SelectError};
 use rand::CryptoRng;
-use registration::http::{Endpoint, Refusal};
+use registration::channel::Channel;
+use registration::http::Refusal;
 use registration::message::Wrapper;
 use registration::overrides::{self, Percent};
 use signalling::{Message, PrefixTransportParams, RegistrationResponse, params, raw};
@@ -17,8 +18,6 @@ use crate::snapshot::{Rules, Snapshot};
 
 /// Port for phantoms that do not support others.
 const DEFAULT_PORT: u32 = 443;
-/// Field of a response that carries the ClientConf.
-const CLIENT_CONF: u32 = 6;
 /// Fields of a published message that carry the signed response and the signature.
 const SIGNED_BYTES: u32 = 9;
 const SIGNATURE: u32 = 10;
@@ -28,49 +27,44 @@ const SIGNATURE: u32 = 10;
 pub struct Accepted {
     /// Message for the stations.
     pub publication: Vec<u8>,
-    /// Body of the reply; `None` for unidirectional registrations.
-    pub reply: Option<Vec<u8>>,
+    /// Serialized response; `None` for unidirectional registrations.
+    pub response: Option<Vec<u8>>,
 }
 
-/// Whether the client's generation is older than the registrar's.
+/// Whether the client's generation is older than the registrar's; an absent one counts as 0.
 pub fn is_outdated(wrapper: &Wrapper<'_>, snapshot: &Snapshot) -> bool {
-    wrapper
-        .payload()
-        .is_some_and(|p| p.message.decoy_list_generation.unwrap_or(0) < snapshot.generation)
+    let generation = wrapper.payload().and_then(|p| p.message.decoy_list_generation);
+    generation.unwrap_or(0) < snapshot.generation
 }
 
-/// Processes a decoded request; `address` is the client's in 16 bytes.
+/// Processes a decoded request; `address` is the client's, where the channel knows one.
 ///
 /// # Errors
 /// The [`Refusal`] to answer with.
 pub fn process<R: CryptoRng + ?Sized>(
     mut wrapper: Wrapper<'_>,
-    endpoint: Endpoint,
-    address: &[u8; 16],
+    channel: Channel,
+    address: Option<&[u8]>,
     snapshot: &Snapshot,
     rules: &Rules,
     rng: &mut R,
 ) -> Result<Accepted, Refusal> {
     let publish = |wrapper: &Wrapper<'_>, response: Option<&[u8]>| {
-        wrapper.publication(endpoint.source(), Some(address), response).map_err(|_| Refusal::Failed)
+        wrapper.publication(channel.source(), address, response).map_err(|_| Refusal::Failed)
     };
-    if endpoint == Endpoint::Unidirectional {
-        return Ok(Accepted { publication: publish(&wrapper, None)?, reply: None });
+    if !channel.is_bidirectional() {
+        return Ok(Accepted { publication: publish(&wrapper, None)?, response: None });
     }
-    let outdated = is_outdated(&wrapper, snapshot);
-    if outdated {
+    if channel.delivers_client_conf() && is_outdated(&wrapper, snapshot) {
         wrapper.set_generation(snapshot.generation).map_err(|_| Refusal::Decode)?;
     }
-    let mut response = respond(&wrapper, snapshot, rules, rng)?.encode_to_vec();
+    let response = respond(&wrapper, snapshot, rules, rng)?.encode_to_vec();
     let mut publication = publish(&wrapper, Some(&response))?;
     if let Some(signer) = &rules.signer {
         raw::put_bytes(&mut publication, SIGNED_BYTES, &response);
         raw::put_bytes(&mut publication, SIGNATURE, &signer.sign(&response));
     }
-    if outdated {
-        raw::put_bytes(&mut response, CLIENT_CONF, &snapshot.client_conf);
-    }
-    Ok(Accepted { publication, reply: Some(response) })
+    Ok(Accepted { publication, response: Some(response) })
 }
 
 /// The answer to a bidirectional registration, overrides applied.
@@ -188,6 +182,7 @@ const fn refusal(error: &SelectError) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::delivery::Delivery;
     use phantoms::PhantomTable;
     use proptest::prelude::*;
     use rand_chacha::ChaCha20Rng;
@@ -209,7 +204,7 @@ mod tests {
 
     fn snapshot() -> Snapshot {
         let phantoms = PhantomTable::parse(PHANTOMS).unwrap().table;
-        Snapshot { phantoms, client_conf: vec![0x10, 5], generation: 5 }
+        Snapshot { phantoms, delivery: Delivery::new(&[0x10, 5]), generation: 5 }
     }
 
     fn registration(transport: TransportType) -> Registration {
@@ -235,17 +230,15 @@ mod tests {
         let body = registration.wrapper(&secret, RegistrationSource::BidirectionalApi, None);
         let accepted = process(
             Wrapper::decode(&body).unwrap(),
-            Endpoint::Bidirectional,
-            &[0; 16],
+            Channel::BidirectionalApi,
+            Some(&[0; 16]),
             &snapshot(),
             rules,
             &mut ChaCha20Rng::from_seed([seed; 32]),
         )?;
         let published = C2sWrapper::decode(&accepted.publication[..]).unwrap();
-        let reply = RegistrationResponse::decode(&accepted.reply.unwrap()[..]).unwrap();
-        let mut without_conf = reply.clone();
-        without_conf.client_conf = None;
-        assert_eq!(published.registration_response, Some(without_conf), "one answer for all");
+        let reply = RegistrationResponse::decode(&accepted.response.unwrap()[..]).unwrap();
+        assert_eq!(published.registration_response, Some(reply.clone()), "one answer for all");
         Ok(reply)
     }
 
@@ -340,20 +333,21 @@ mod tests {
             RegistrationSource::BidirectionalApi,
             None,
         );
-        let published = |endpoint| {
+        let published = |channel| {
             let wrapper = Wrapper::decode(&body).unwrap();
             let rng = &mut ChaCha20Rng::from_seed([1; 32]);
-            let accepted = process(wrapper, endpoint, &[0; 16], &snapshot(), &rules, rng).unwrap();
+            let accepted =
+                process(wrapper, channel, Some(&[0; 16]), &snapshot(), &rules, rng).unwrap();
             C2sWrapper::decode(&accepted.publication[..]).unwrap()
         };
-        let message = published(Endpoint::Bidirectional);
+        let message = published(Channel::BidirectionalApi);
         let signed = message.reg_resp_bytes.unwrap();
         let signature = Signature::from_slice(&message.reg_resp_signature.unwrap()).unwrap();
         key.verify_strict(&signed, &signature).unwrap();
         let response = RegistrationResponse::decode(&signed[..]).unwrap();
         assert!(response.transport_params.is_some());
         assert_eq!(message.registration_response, Some(response));
-        let message = published(Endpoint::Unidirectional);
+        let message = published(Channel::Api);
         assert_eq!((message.reg_resp_bytes, message.reg_resp_signature), (None, None));
     }
 
@@ -391,7 +385,7 @@ mod tests {
             raw::put_bytes(&mut body, 3, &payload);
             if let Ok(wrapper) = Wrapper::decode(&body) {
                 let mut rng = ChaCha20Rng::from_seed([version as u8; 32]);
-                let _ = process(wrapper, Endpoint::Bidirectional, &[0; 16], &snapshot(),
+                let _ = process(wrapper, Channel::BidirectionalApi, Some(&[0; 16]), &snapshot(),
                     &rules(MIN), &mut rng);
             }
         }

@@ -9,13 +9,15 @@ use registration::signing::ResponseSigner;
 use signalling::client_conf;
 use transports::{Transport, prefix::PrefixTable};
 
+use crate::delivery::Delivery;
+
 /// Everything a request needs.
 #[derive(Debug)]
 pub struct Snapshot {
     /// Phantom subnets by generation.
     pub phantoms: PhantomTable,
-    /// Serialized `ClientConf`, as it is handed out.
-    pub client_conf: Vec<u8>,
+    /// The `ClientConf` as it is handed out.
+    pub delivery: Delivery,
     /// Its generation; 0 when it names none.
     pub generation: u32,
 }
@@ -97,7 +99,8 @@ impl Snapshot {
         if generation > 0 && phantoms.generation(generation).is_none() {
             remarks.push(missing_generation(generation, files.client_conf.as_path(), path));
         }
-        Ok((Self { phantoms, client_conf, generation }, remarks))
+        let delivery = Delivery::new(&client_conf);
+        Ok((Self { phantoms, delivery, generation }, remarks))
     }
 
     /// Number of generations with phantoms.

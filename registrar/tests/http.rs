@@ -1,100 +1,19 @@
 //! The real server over loopback, with a real subscriber: every API case of `registrar-http.json`,
 //! limits, reload, mutated bodies.
 
+#[allow(dead_code, reason = "each test file uses some of it")]
+mod stage;
+
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
 
-use bus::{CurveClient, CurveKeys, Subscriber, SubscriberOptions};
 use proptest::prelude::Rng as _;
-use registrar::daemon::{Registrar, Setup};
-use registrar::snapshot::Rules;
-use signalling::{C2sWrapper, Message};
+use signalling::Message;
+use stage::{LONG, Stage};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use transports::Transport;
 use vectors::{Tally, Value, hex, load};
-
-/// Far above anything these tests wait for; only a hang reaches it.
-const LONG: Duration = Duration::from_secs(60);
-
-struct Stage {
-    dir: tempfile::TempDir,
-    registrar: Registrar,
-    subscriber: Subscriber,
-}
-
-impl Stage {
-    /// `privkey` is the content of the key file in CURVE mode.
-    async fn with(phantoms: &str, client_conf: &[u8], privkey: Option<&[u8]>) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("phantoms.toml"), phantoms).unwrap();
-        fs::write(dir.path().join("ClientConf"), client_conf).unwrap();
-        let station = CurveKeys::new(&[3; 32]);
-        let curve = privkey.map(|privkey| {
-            let key = dir.path().join("privkey");
-            fs::write(&key, privkey).unwrap();
-            format!(
-                "zmq_auth_type = \"CURVE\"\nsigning_mode = \"legacy\"\n\
-                 zmq_privkey_path = \"{}\"\nstation_pubkeys = [\"{}\"]\n",
-                key.display(),
-                keys::z85(station.public())
-            )
-        });
-        let auth = curve.unwrap_or_else(|| "zmq_auth_type = \"NULL\"\n".to_owned());
-        let text = format!(
-            "log_level = \"error\"\napi_port = 0\napi_bind_addr = \"127.0.0.1\"\n\
-             zmq_port = 0\nzmq_bind_addr = \"127.0.0.1\"\n{auth}\
-             clientconf_path = \"{}\"\n",
-            dir.path().join("ClientConf").display()
-        );
-        fs::write(dir.path().join("reg.toml"), text).unwrap();
-        let setup =
-            Setup::load(&dir.path().join("reg.toml"), &dir.path().join("phantoms.toml")).unwrap();
-        let mut rules = Rules::new(&setup.registrar);
-        rules.transports = [Transport::Min, Transport::Prefix].into();
-        let registrar = Registrar::start(setup, Some(rules)).await.unwrap();
-        let publisher = &registrar.api().publisher;
-        let at = publisher.endpoint().to_string();
-        let curve = privkey.map(|file| {
-            let server = CurveKeys::new(file.first_chunk().unwrap());
-            Arc::new(CurveClient { keys: station, server: *server.public() })
-        });
-        let options = SubscriberOptions { curve, ..Default::default() };
-        let subscriber = Subscriber::connect(&at, options).unwrap();
-        timeout(LONG, async {
-            while !publisher.peers().iter().any(|p| p.subscribed) {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        })
-        .await
-        .unwrap();
-        Self { dir, registrar, subscriber }
-    }
-
-    async fn of_vectors() -> Self {
-        Self::of_vectors_with(false).await
-    }
-
-    async fn of_vectors_with(curve: bool) -> Self {
-        let file = load("registrar-http.json");
-        let context = &file["context"];
-        let phantoms = context["phantom_subnets_toml"].as_str().unwrap();
-        let privkey = curve.then(|| hex(&context["privkey_file"]));
-        Self::with(phantoms, &hex(&context["client_conf"]), privkey.as_deref()).await
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn published(&self) -> u64 {
-        self.registrar.api().publisher.stats().published
-    }
-}
 
 struct Reply {
     status: u16,
@@ -151,18 +70,6 @@ fn post(path: &str, body: &[u8]) -> Vec<u8> {
     request("POST", path, &[], body, false)
 }
 
-/// A published message with the one thing that may differ taken out: the type URL that the
-/// reference fills in.
-fn normal(bytes: &[u8]) -> C2sWrapper {
-    let mut message = C2sWrapper::decode(bytes).unwrap();
-    if let Some(params) =
-        message.registration_payload.as_mut().and_then(|p| p.transport_params.as_mut())
-    {
-        params.type_url.clear();
-    }
-    message
-}
-
 #[tokio::test]
 async fn api_cases_of_the_vectors() {
     const FILE: &str = "registrar-http.json";
@@ -174,7 +81,7 @@ async fn api_cases_of_the_vectors() {
 }
 
 async fn cases(mode: &str, cases: &Value, tally: &mut Tally) {
-    let mut stage = Stage::of_vectors_with(mode == "auth_CURVE").await;
+    let mut stage = Stage::of_vectors(mode == "auth_CURVE", "").await;
     let address = stage.registrar.address();
     for case in cases.as_array().unwrap() {
         let asked = &case["request"];
@@ -219,11 +126,7 @@ async fn cases(mode: &str, cases: &Value, tally: &mut Tally) {
         let wanted: Vec<&Value> = case["published"].as_array().unwrap().iter().collect();
         assert_eq!(stage.published() - before, wanted.len() as u64, "{name}");
         for message in wanted {
-            let got = timeout(LONG, stage.subscriber.recv()).await.unwrap();
-            let expected = hex(message);
-            if got != expected {
-                assert_eq!(normal(&got), normal(&expected), "{name}");
-            }
+            stage.expect(&hex(message), name).await;
         }
         tally.pass();
     }
@@ -236,7 +139,7 @@ fn body() -> Vec<u8> {
 
 #[tokio::test]
 async fn bodies_above_the_limit_are_refused() {
-    let stage = Stage::of_vectors().await;
+    let stage = Stage::of_vectors(false, "").await;
     let address = stage.registrar.address();
     let reply = exchange(address, &post("/register", &vec![0; 70_000])).await;
     assert_eq!((reply.status, &reply.body[..]), (413, &b"Payload too large\n"[..]));
@@ -245,7 +148,7 @@ async fn bodies_above_the_limit_are_refused() {
 
 #[tokio::test]
 async fn a_kept_connection_serves_many_requests_and_expectations_are_answered() {
-    let stage = Stage::of_vectors().await;
+    let stage = Stage::of_vectors(false, "").await;
     let mut stream = TcpStream::connect(stage.registrar.address()).await.unwrap();
     let body = body();
     let head = format!(
@@ -272,8 +175,8 @@ async fn a_kept_connection_serves_many_requests_and_expectations_are_answered() 
 /// P40: a reload takes everything or nothing, however often it is asked for.
 #[tokio::test]
 async fn a_failed_reload_keeps_the_old_set_whole() {
-    let stage = Stage::of_vectors().await;
-    let generation = || stage.registrar.api().snapshot.load().generation;
+    let stage = Stage::of_vectors(false, "").await;
+    let generation = || stage.registrar.processor().snapshot.load().generation;
     assert_eq!(generation(), 1153);
     let newer = signalling::ClientConf { generation: Some(1154), ..Default::default() };
     fs::write(stage.path("ClientConf"), newer.encode_to_vec()).unwrap();
@@ -300,7 +203,7 @@ async fn a_failed_reload_keeps_the_old_set_whole() {
 
 #[tokio::test]
 async fn mutated_bodies_never_break_the_server() {
-    let stage = Stage::of_vectors().await;
+    let stage = Stage::of_vectors(false, "").await;
     let address = stage.registrar.address();
     let mut rng = proptest::test_runner::TestRng::deterministic_rng(
         proptest::test_runner::RngAlgorithm::ChaCha,

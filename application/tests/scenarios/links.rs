@@ -55,7 +55,7 @@ impl Remote {
             runtime.block_on(async {
                 let setup = RegistrarSetup::load(&files, &phantoms).unwrap();
                 let registrar = Registrar::start(setup, None).await.unwrap();
-                ready.send(Arc::clone(&registrar.api().publisher)).unwrap();
+                ready.send(Arc::clone(&registrar.processor().publisher)).unwrap();
                 // An error means that the test is over.
                 let _ = stopped.await;
             });

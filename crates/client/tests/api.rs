@@ -58,7 +58,7 @@ impl Stage {
         fs::write(path("reg.toml"), text).unwrap();
         let setup = Setup::load(&path("reg.toml"), &path("phantoms.toml")).unwrap();
         let registrar = Registrar::start(setup, None).await.unwrap();
-        let publisher = &registrar.api().publisher;
+        let publisher = &registrar.processor().publisher;
         let at = publisher.endpoint().to_string();
         let subscriber = Subscriber::connect(&at, SubscriberOptions::default()).unwrap();
         tokio::time::timeout(LONG, async {

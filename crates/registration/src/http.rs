@@ -4,7 +4,8 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use signalling::RegistrationSource;
+
+use crate::channel::Channel;
 
 /// Path of unidirectional registrations.
 pub const REGISTER: &str = "/register";
@@ -16,31 +17,12 @@ pub const REPLY_TYPE: &str = "application/octet-stream";
 /// Smallest declared length of a request: a secret of 32 bytes and one more.
 const MIN_LENGTH: u64 = 33;
 
-/// What a path asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Endpoint {
-    /// The client chose its phantom itself.
-    Unidirectional,
-    /// The registrar chooses and answers.
-    Bidirectional,
-}
-
-impl Endpoint {
-    /// The endpoint at exactly `path`, which carries no query.
-    pub fn at(path: &str) -> Option<Self> {
-        match path {
-            REGISTER => Some(Self::Unidirectional),
-            REGISTER_BIDIRECTIONAL => Some(Self::Bidirectional),
-            _ => None,
-        }
-    }
-
-    /// Source that is stamped when the client named none.
-    pub const fn source(self) -> RegistrationSource {
-        match self {
-            Self::Unidirectional => RegistrationSource::Api,
-            Self::Bidirectional => RegistrationSource::BidirectionalApi,
-        }
+/// The channel of a POST to exactly `path`, which carries no query.
+pub fn endpoint(path: &str) -> Option<Channel> {
+    match path {
+        REGISTER => Some(Channel::Api),
+        REGISTER_BIDIRECTIONAL => Some(Channel::BidirectionalApi),
+        _ => None,
     }
 }
 
@@ -170,7 +152,7 @@ mod tests {
         assert_eq!(check("POST", Some(32), 100), Err(Refusal::TooSmall));
         assert_eq!(check("POST", Some(101), 100), Err(Refusal::TooLarge));
         assert_eq!(check("POST", Some(100), 100), Ok(()));
-        assert_eq!(Endpoint::at("/register/"), None);
+        assert_eq!(endpoint("/register/"), None);
     }
 
     #[test]

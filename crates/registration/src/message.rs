@@ -60,6 +60,16 @@ impl<'a> Wrapper<'a> {
         &self.secret
     }
 
+    /// The source that the client names.
+    pub const fn source(&self) -> Option<i32> {
+        self.source
+    }
+
+    /// The address that the client names, of any length.
+    pub fn address(&self) -> Option<&[u8]> {
+        self.address.as_deref()
+    }
+
     /// The client's registration.
     pub const fn payload(&self) -> Option<&Payload<'a>> {
         self.payload.as_ref()
