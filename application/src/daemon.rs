@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use bus::{Publisher, PublisherOptions, Subscriber, SubscriberOptions};
-use conf::{Application, Loaded, RelayMode};
+use conf::{Application, Loaded};
 use keys::StationKey;
 use keys::path::Strictness;
 use parking_lot::Mutex;
@@ -20,33 +19,15 @@ use telemetry::process::{self, Exit, Signal, Signals};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
-use transports::Transport;
-use transports::prefix::PrefixTable;
 
 use crate::announce::Announcer;
 use crate::arguments::Arguments;
-use crate::covert::SystemResolver;
 use crate::ingest::{self, IngestQueue};
-use crate::intake::Served;
-use crate::liveness::{LivenessSettings, LivenessTester, TcpDialer};
-use crate::obfs4::Replays;
 use crate::pipeline::Pipeline;
 use crate::policy::{Policy, PolicyError};
-use crate::stats::{self, Stats};
-use crate::store::Store;
+use crate::stats;
 use crate::{Station, connection, listener, sources};
 
-/// Redis as reference peers expect it.
-const DEFAULT_REDIS: &str = "redis://127.0.0.1:6379/";
-/// Registrations kept when the configuration sets no bound.
-const DEFAULT_REGISTRATIONS: usize = 1_000_000;
-/// Probes at one time when the configuration sets no bound.
-const DEFAULT_PROBES: usize = 4096;
-/// The liveness window (`spec/channels.md` 1).
-const DEFAULT_WINDOW: Duration = Duration::from_millis(700);
-/// Limits for coverts when the configuration sets none.
-const DEFAULT_DIAL: Duration = Duration::from_secs(30);
-const DEFAULT_RESOLVE: Duration = Duration::from_secs(3);
 /// How often the time of registrations is looked at.
 const EXPIRY_TICK: Duration = Duration::from_secs(1);
 /// How long readiness waits for the sources of registrations.
@@ -290,41 +271,12 @@ impl Daemon {
     /// [`StartError`] when a socket cannot be opened.
     pub async fn start(setup: Setup, zmq_address: &str) -> Result<Self, StartError> {
         let Setup { path, phantoms, settings, policy, keys, .. } = setup;
-        let stats = Arc::new(Stats::default());
-        let store =
-            Arc::new(Store::new(settings.max_registrations.unwrap_or(DEFAULT_REGISTRATIONS)));
-        let redis_url = settings.redis_url.as_deref().unwrap_or(DEFAULT_REDIS);
-        let queue = session::hub::DEFAULT_QUEUE;
-        let announcer = Announcer::new(Arc::clone(&store), rand::random(), queue, redis_url);
-        if settings.redis_clear_at_start {
-            announcer.redis().clear();
-        }
         let workers = settings.ingest_worker_count;
-        let pipeline = Arc::new(Pipeline {
-            served: served(&settings),
-            policy: ArcSwap::from_pointee(policy),
-            store,
-            announcer,
-            liveness: LivenessTester::new(&liveness(&settings), TcpDialer),
-            resolver: SystemResolver {
-                limit: settings.covert_resolve_timeout.unwrap_or(DEFAULT_RESOLVE),
-            },
-            probes: Semaphore::new(settings.liveness_max_inflight.unwrap_or(DEFAULT_PROBES)),
-            stats: Arc::clone(&stats),
-            log: Logger::new("[REG] "),
-        });
-        let station = Arc::new(Station {
-            pipeline: Arc::clone(&pipeline),
-            keys,
-            stall: relay::StallLimits::default(),
-            relay_mode: match settings.relay_mode {
-                RelayMode::Copy => relay::Mode::Copy,
-                RelayMode::Auto | RelayMode::Splice => relay::Mode::Auto,
-            },
-            dial_timeout: settings.covert_dial_timeout.unwrap_or(DEFAULT_DIAL),
-            deadline_ms: connection::DEADLINE_MS,
-            replays: Replays::default(),
-        });
+        let station = Arc::new(Station::new(&settings, policy, keys));
+        let pipeline = Arc::clone(&station.pipeline);
+        if settings.redis_clear_at_start {
+            pipeline.announcer.redis().clear();
+        }
 
         let address = listen_address(&settings)?;
         let phantom_listener =
@@ -337,7 +289,7 @@ impl Daemon {
         let prepared = sources::prepare(&settings, variable("ZMQ_PRIVKEY").as_deref());
         let (mut sources, mut tasks) = prepared.connect(&fan_in, &zmq);
 
-        let (queue, messages) = IngestQueue::new(Arc::clone(&stats));
+        let (queue, messages) = IngestQueue::new(Arc::clone(&pipeline.stats));
         let ingest = Subscriber::connect(zmq_address, SubscriberOptions::default())?;
         sources.push((zmq_address.to_owned(), ingest.watch()));
         zmq.info(format_args!("ZMQ connected to {zmq_address}"));
@@ -441,30 +393,6 @@ impl Daemon {
         let redis = self.station.pipeline.announcer.redis();
         redis.clear();
         redis.flush(FAREWELL).await;
-    }
-}
-
-fn served(settings: &Application) -> Served {
-    Served {
-        v4: settings.enable_v4,
-        v6: settings.enable_v6,
-        transports: vec![Transport::Min, Transport::Prefix, Transport::Obfs4],
-        prefixes: if settings.disable_default_prefixes {
-            PrefixTable::empty()
-        } else {
-            PrefixTable::default()
-        },
-    }
-}
-
-fn liveness(settings: &Application) -> LivenessSettings {
-    let (live, nonlive) = (settings.live_cache, settings.nonlive_cache);
-    LivenessSettings {
-        window: settings.liveness_window.unwrap_or(DEFAULT_WINDOW),
-        live_expiry: live.map(|c| c.expiration),
-        nonlive_expiry: nonlive.map(|c| c.expiration),
-        live_capacity: live.map_or(0, |c| c.capacity),
-        nonlive_capacity: nonlive.map_or(0, |c| c.capacity),
     }
 }
 

@@ -13,26 +13,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use application::Station;
-use application::announce::Announcer;
 use application::connection::{DEADLINE_MS, serve};
-use application::covert::SystemResolver;
-use application::intake::Served;
-use application::liveness::{LivenessSettings, LivenessTester, TcpDialer};
-use application::pipeline::Pipeline;
 use application::policy::Policy;
 use application::registration::{Credentials, Parts, Registration};
-use application::stats::Stats;
 use application::store::{Store, Tracked};
-use arc_swap::ArcSwap;
 use keys::{ClientVersion, EphemeralKey, Obfs4Keys, SharedSecret, StationKey};
-use telemetry::log::Logger;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use transports::Transport;
 use transports::obfs4::{Client, ServerIdentity};
 use transports::obfuscator::Obfuscator;
-use transports::prefix::PrefixTable;
 
 const PROBES: usize = 200;
 const SECRET: [u8; 32] = [7; 32];
@@ -142,8 +132,12 @@ fn station(deadline_ms: Range<u64>) -> Arc<Station> {
     let dir = tempfile::tempdir().unwrap();
     let phantoms = dir.path().join("phantoms.toml");
     std::fs::write(&phantoms, "[Networks]\n").unwrap();
-    let settings = conf::Application::parse("socket_name = \"x\"\n", Path::new("app.toml"));
-    let store = Arc::new(Store::new(100));
+    let text = "socket_name = \"x\"\nredis_url = \"\"\ncovert_reject_special = false\n";
+    let settings = conf::Application::parse(text, Path::new("app.toml")).unwrap().value;
+    let (policy, _) = Policy::build(&settings, &phantoms).unwrap();
+    let keys = vec![StationKey::from_private(&[0x40; 32]).unwrap()];
+    let mut station = Station::new(&settings, policy, keys);
+    station.deadline_ms = deadline_ms;
     let parts = Parts {
         phantom: Kind::Garbage.phantom().into(),
         dst_port: 443,
@@ -170,41 +164,9 @@ fn station(deadline_ms: Range<u64>) -> Arc<Station> {
         credentials: Credentials::Obfs4(Box::new(identity)),
         ..parts.clone()
     };
-    track(&store, parts);
-    track(&store, obfs4);
-    let liveness = LivenessSettings {
-        window: Duration::from_millis(1),
-        live_expiry: None,
-        nonlive_expiry: None,
-        live_capacity: 0,
-        nonlive_capacity: 0,
-    };
-    Arc::new(Station {
-        pipeline: Arc::new(Pipeline {
-            served: Served {
-                v4: true,
-                v6: true,
-                transports: Transport::ALL.to_vec(),
-                prefixes: PrefixTable::default(),
-            },
-            policy: ArcSwap::from_pointee(
-                Policy::build(&settings.unwrap().value, &phantoms).unwrap().0,
-            ),
-            announcer: Announcer::new(Arc::clone(&store), [0; 16], 10, ""),
-            store,
-            liveness: LivenessTester::new(&liveness, TcpDialer),
-            resolver: SystemResolver { limit: Duration::from_secs(1) },
-            probes: Semaphore::new(1),
-            stats: Arc::new(Stats::default()),
-            log: Logger::new("[REG] "),
-        }),
-        keys: vec![StationKey::from_private(&[0x40; 32]).unwrap()],
-        stall: relay::StallLimits::default(),
-        relay_mode: relay::Mode::Auto,
-        dial_timeout: Duration::from_secs(1),
-        deadline_ms,
-        replays: application::obfs4::Replays::default(),
-    })
+    track(&station.pipeline.store, parts);
+    track(&station.pipeline.store, obfs4);
+    Arc::new(station)
 }
 
 /// Outcome of one probe.

@@ -3,24 +3,15 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use application::announce::Announcer;
-use application::covert::SystemResolver;
 use application::daemon::accept;
-use application::intake::{self, Served};
-use application::liveness::{LivenessSettings, LivenessTester, TcpDialer};
-use application::pipeline::Pipeline;
+use application::intake::{self};
 use application::policy::Policy;
-use application::stats::Stats;
-use application::store::Store;
 use application::{Station, listener};
-use arc_swap::ArcSwap;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use signalling::{C2sWrapper, ClientToStation, Message, RegistrationFlags};
-use telemetry::log::Logger;
 use tokio::sync::Semaphore;
 use transports::Transport;
-use transports::prefix::PrefixTable;
 
 use crate::loopback::COVERT;
 
@@ -68,40 +59,10 @@ pub fn frame(number: u64) -> Vec<u8> {
 /// # Errors
 /// When a file cannot be written or read.
 pub fn start(redis_url: &str) -> Result<Arc<Station>, String> {
-    let served = Served {
-        v4: true,
-        v6: false,
-        transports: Transport::ALL.to_vec(),
-        prefixes: PrefixTable::default(),
-    };
-    let store = Arc::new(Store::new(1_000_000));
-    let queue = session::hub::DEFAULT_QUEUE;
-    let unprobed = LivenessSettings {
-        window: std::time::Duration::from_millis(700),
-        live_expiry: None,
-        nonlive_expiry: None,
-        live_capacity: 0,
-        nonlive_capacity: 0,
-    };
-    Ok(Arc::new(Station {
-        pipeline: Arc::new(Pipeline {
-            served,
-            policy: ArcSwap::from_pointee(policy()?),
-            announcer: Announcer::new(Arc::clone(&store), [7; 16], queue, redis_url),
-            store,
-            liveness: LivenessTester::new(&unprobed, TcpDialer),
-            resolver: SystemResolver { limit: std::time::Duration::from_secs(3) },
-            probes: Semaphore::new(4096),
-            stats: Arc::new(Stats::default()),
-            log: Logger::new("[REG] "),
-        }),
-        keys: vec![keys::StationKey::from_private(&[0x40; 32]).map_err(|e| e.to_string())?],
-        stall: relay::StallLimits::default(),
-        relay_mode: relay::Mode::Auto,
-        dial_timeout: std::time::Duration::from_secs(30),
-        deadline_ms: application::connection::DEADLINE_MS,
-        replays: application::obfs4::Replays::default(),
-    }))
+    let (mut settings, policy) = settings()?;
+    settings.redis_url = Some(redis_url.to_owned());
+    let key = keys::StationKey::from_private(&[0x40; 32]).map_err(|e| e.to_string())?;
+    Ok(Arc::new(Station::new(&settings, policy, vec![key])))
 }
 
 /// The same without Redis, taking connections to phantoms.
@@ -116,14 +77,15 @@ pub fn listen() -> Result<Arc<Station>, String> {
     Ok(station)
 }
 
-fn policy() -> Result<Policy, String> {
+fn settings() -> Result<(conf::Application, Policy), String> {
     let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
     let (settings, phantoms) = (dir.path().join("app.toml"), dir.path().join("phantoms.toml"));
     let text = CONFIGURATION.replace(PUBLIC_ADDRESSES, "covert_blocklist_public_addrs = false");
     std::fs::write(&settings, text).map_err(|e| e.to_string())?;
     std::fs::write(&phantoms, PHANTOMS).map_err(|e| e.to_string())?;
     let settings = conf::Application::load(&settings).map_err(|e| e.to_string())?.value;
-    Policy::build(&settings, &phantoms).map(|(policy, _)| policy).map_err(|e| e.to_string())
+    let (policy, _) = Policy::build(&settings, &phantoms).map_err(|e| e.to_string())?;
+    Ok((settings, policy))
 }
 
 /// Tracks registration `number`; its phantom and port.

@@ -1,0 +1,114 @@
+//! What serves connections to phantoms, made from its settings.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use conf::{Application, RelayMode};
+use keys::StationKey;
+use telemetry::log::Logger;
+use tokio::sync::Semaphore;
+use transports::Transport;
+use transports::prefix::PrefixTable;
+
+use crate::announce::Announcer;
+use crate::connection;
+use crate::covert::SystemResolver;
+use crate::intake::Served;
+use crate::liveness::{LivenessSettings, LivenessTester, TcpDialer};
+use crate::obfs4::Replays;
+use crate::pipeline::Pipeline;
+use crate::policy::Policy;
+use crate::stats::Stats;
+use crate::store::Store;
+
+/// Redis as reference peers expect it.
+const DEFAULT_REDIS: &str = "redis://127.0.0.1:6379/";
+/// Registrations kept when the configuration sets no bound.
+const DEFAULT_REGISTRATIONS: usize = 1_000_000;
+/// Probes at one time when the configuration sets no bound.
+const DEFAULT_PROBES: usize = 4096;
+/// The liveness window (`spec/channels.md` 1).
+const DEFAULT_WINDOW: Duration = Duration::from_millis(700);
+/// Limits for coverts when the configuration sets none.
+const DEFAULT_DIAL: Duration = Duration::from_secs(30);
+const DEFAULT_RESOLVE: Duration = Duration::from_secs(3);
+
+/// What a phantom connection needs.
+#[derive(Debug)]
+pub struct Station {
+    /// Registrations and what belongs to them.
+    pub pipeline: Arc<Pipeline>,
+    /// Station keys, in the order in which tags are tried.
+    pub keys: Vec<StationKey>,
+    /// When a silent tunnel is closed.
+    pub stall: relay::StallLimits,
+    /// How tunnels are relayed.
+    pub relay_mode: relay::Mode,
+    /// Longest time that a covert may take to accept.
+    pub dial_timeout: Duration,
+    /// Range of the deadline of connections that are not identified, in milliseconds, end excluded.
+    pub deadline_ms: Range<u64>,
+    /// Obfs4 handshakes that were accepted.
+    pub replays: Replays,
+}
+
+impl Station {
+    /// A station without registrations. Must be called within a tokio runtime.
+    pub fn new(settings: &Application, policy: Policy, keys: Vec<StationKey>) -> Self {
+        let store =
+            Arc::new(Store::new(settings.max_registrations.unwrap_or(DEFAULT_REGISTRATIONS)));
+        let redis_url = settings.redis_url.as_deref().unwrap_or(DEFAULT_REDIS);
+        let queue = session::hub::DEFAULT_QUEUE;
+        let announcer = Announcer::new(Arc::clone(&store), rand::random(), queue, redis_url);
+        Self {
+            pipeline: Arc::new(Pipeline {
+                served: served(settings),
+                policy: ArcSwap::from_pointee(policy),
+                store,
+                announcer,
+                liveness: LivenessTester::new(&liveness(settings), TcpDialer),
+                resolver: SystemResolver {
+                    limit: settings.covert_resolve_timeout.unwrap_or(DEFAULT_RESOLVE),
+                },
+                probes: Semaphore::new(settings.liveness_max_inflight.unwrap_or(DEFAULT_PROBES)),
+                stats: Arc::new(Stats::default()),
+                log: Logger::new("[REG] "),
+            }),
+            keys,
+            stall: relay::StallLimits::default(),
+            relay_mode: match settings.relay_mode {
+                RelayMode::Copy => relay::Mode::Copy,
+                RelayMode::Auto | RelayMode::Splice => relay::Mode::Auto,
+            },
+            dial_timeout: settings.covert_dial_timeout.unwrap_or(DEFAULT_DIAL),
+            deadline_ms: connection::DEADLINE_MS,
+            replays: Replays::default(),
+        }
+    }
+}
+
+fn served(settings: &Application) -> Served {
+    Served {
+        v4: settings.enable_v4,
+        v6: settings.enable_v6,
+        transports: vec![Transport::Min, Transport::Prefix, Transport::Obfs4],
+        prefixes: if settings.disable_default_prefixes {
+            PrefixTable::empty()
+        } else {
+            PrefixTable::default()
+        },
+    }
+}
+
+fn liveness(settings: &Application) -> LivenessSettings {
+    let (live, nonlive) = (settings.live_cache, settings.nonlive_cache);
+    LivenessSettings {
+        window: settings.liveness_window.unwrap_or(DEFAULT_WINDOW),
+        live_expiry: live.map(|c| c.expiration),
+        nonlive_expiry: nonlive.map(|c| c.expiration),
+        live_capacity: live.map_or(0, |c| c.capacity),
+        nonlive_capacity: nonlive.map_or(0, |c| c.capacity),
+    }
+}

@@ -1,0 +1,158 @@
+//! 1,000 tunnels at one time in one process: each moves 1 MiB, half of it in each direction, and
+//! every byte arrives.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use application::Station;
+use application::connection::serve;
+use application::policy::Policy;
+use keys::{ClientVersion, SharedSecret, StationKey};
+use relay::Sealed;
+use signalling::{C2sWrapper, ClientToStation, Message, RegistrationFlags, RegistrationResponse};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use transports::Transport;
+use transports::obfs4::{Client, ClientIdentity, Progress};
+
+const TUNNELS: usize = 1_000;
+const HALF: usize = 512 * 1024;
+/// All tunnels share one phantom, so that each connection is one among 1,000 registrations.
+const PHANTOM: Ipv4Addr = Ipv4Addr::new(127, 9, 1, 1);
+
+fn station() -> Arc<Station> {
+    let dir = tempfile::tempdir().unwrap();
+    let phantoms = dir.path().join("phantoms.toml");
+    std::fs::write(&phantoms, "[Networks]\n").unwrap();
+    let text =
+        "socket_name = \"x\"\nenable_v4 = true\nredis_url = \"\"\ncovert_reject_special = false\n";
+    let settings = conf::Application::parse(text, Path::new("app.toml")).unwrap().value;
+    let (policy, _) = Policy::build(&settings, &phantoms).unwrap();
+    let keys = vec![StationKey::from_private(&[0x40; 32]).unwrap()];
+    Arc::new(Station::new(&settings, policy, keys))
+}
+
+fn secret(number: usize) -> SharedSecret {
+    SharedSecret::new(format!("the secret of tunnel {number:5}").as_bytes())
+}
+
+/// The message by which tunnel `number` is registered, with the phantom chosen by a registrar.
+fn registration(number: usize, covert: SocketAddr) -> Vec<u8> {
+    C2sWrapper {
+        shared_secret: Some(secret(number).expose().to_vec()),
+        registration_payload: Some(ClientToStation {
+            v4_support: Some(true),
+            client_lib_version: Some(ClientVersion::CURRENT.0),
+            transport: Some(Transport::Obfs4.number()),
+            covert_address: Some(covert.to_string()),
+            flags: Some(RegistrationFlags { prescanned: Some(true), ..Default::default() }),
+            ..Default::default()
+        }),
+        registration_address: Some(vec![127, 0, 0, 1]),
+        registration_response: Some(RegistrationResponse {
+            ipv4addr: Some(PHANTOM.into()),
+            dst_port: Some(443),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+    .encode_to_vec()
+}
+
+/// What tunnel `number` sends.
+fn pattern(number: usize) -> Vec<u8> {
+    (0..HALF).map(|i| (i % 251) as u8 ^ (i / 65_521) as u8 ^ number as u8).collect()
+}
+
+#[derive(Debug)]
+struct Codec(Box<Client>);
+
+impl relay::Codec for Codec {
+    fn open(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+        self.0.receive(bytes, &mut rand::rng(), out).map(drop).map_err(io::Error::other)
+    }
+
+    fn seal(&mut self, data: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+        self.0.send(data, &mut rand::rng(), out).map_err(io::Error::other)
+    }
+}
+
+async fn open(number: usize, phantom: SocketAddr) -> Sealed<Codec> {
+    let identity = secret(number).session_keys(ClientVersion::CURRENT).obfs4();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let (mut client, hello) = Client::start(ClientIdentity::from(&identity), now, &mut rand::rng());
+    let mut socket = TcpStream::connect(phantom).await.unwrap();
+    socket.write_all(&hello).await.unwrap();
+    let (mut buffer, mut opened) = ([0; 4096], Vec::new());
+    loop {
+        let n = socket.read(&mut buffer).await.unwrap();
+        assert_ne!(n, 0, "tunnel {number} is not opened");
+        let progress = client.receive(&buffer[..n], &mut rand::rng(), &mut opened).unwrap();
+        if progress == Progress::Open {
+            return Sealed::new(socket, Codec(Box::new(client)), opened);
+        }
+    }
+}
+
+async fn move_bytes(number: usize, phantom: SocketAddr) {
+    let (mut read, mut write) = tokio::io::split(open(number, phantom).await);
+    let sender = async {
+        write.write_all(&pattern(number)).await.unwrap();
+        write.shutdown().await.unwrap();
+    };
+    let receiver = async {
+        let mut received = Vec::with_capacity(HALF);
+        read.read_to_end(&mut received).await.unwrap();
+        received
+    };
+    let ((), received) = tokio::join!(sender, receiver);
+    assert!(received == pattern(number), "tunnel {number}: {} bytes", received.len());
+}
+
+/// Sends back what arrives.
+async fn echo(listener: TcpListener) {
+    loop {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        tokio::spawn(async move {
+            let (mut read, mut write) = stream.split();
+            tokio::io::copy(&mut read, &mut write).await.unwrap();
+            write.shutdown().await.unwrap();
+        });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_obfs4_tunnels_move_every_byte() {
+    telemetry::process::raise_nofile_limit();
+    let station = station();
+    let covert = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let covert_address = covert.local_addr().unwrap();
+    tokio::spawn(echo(covert));
+    for number in 0..TUNNELS {
+        station.pipeline.handle(&registration(number, covert_address)).await;
+    }
+    assert_eq!(station.pipeline.store.obfs4(PHANTOM.into(), 0).len(), TUNNELS);
+    let listener = TcpListener::bind((PHANTOM, 0)).await.unwrap();
+    let phantom = listener.local_addr().unwrap();
+    let serving = Arc::clone(&station);
+    tokio::spawn(async move {
+        loop {
+            let (stream, peer) = listener.accept().await.unwrap();
+            tokio::spawn(serve(stream, peer, Arc::clone(&serving)));
+        }
+    });
+    let mut tunnels = tokio::task::JoinSet::new();
+    for number in 0..TUNNELS {
+        tunnels.spawn(move_bytes(number, phantom));
+    }
+    while let Some(ended) = tunnels.join_next().await {
+        ended.unwrap();
+    }
+    let traffic = &station.pipeline.stats.proxy.traffic;
+    let all = (TUNNELS * HALF) as u64;
+    assert_eq!((traffic.up(), traffic.down()), (all, all));
+    println!("many: {TUNNELS} tunnels, {} MiB in each direction", all >> 20);
+}
