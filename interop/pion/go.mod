@@ -1,0 +1,12 @@
+// Pion's DTLS and SCTP as peers of the tests. No other part of the project needs Go.
+module interop/pion
+
+go 1.24
+
+require github.com/pion/dtls/v3 v3.0.11
+
+require (
+	github.com/pion/logging v0.2.4 // indirect
+	github.com/pion/transport/v4 v4.0.1 // indirect
+	golang.org/x/crypto v0.32.0 // indirect
+)
