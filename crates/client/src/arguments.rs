@@ -7,19 +7,19 @@ use std::time::Duration;
 use telemetry::process::Exit;
 use tokio::net::TcpListener;
 
+use crate::channel_arguments::ChannelArguments;
 use crate::listen::Keeper;
-use crate::options::{Channel, ClientConf, Families, Options, Transport};
+use crate::options::{ClientConf, Families, Options, Transport};
 use crate::register::Client;
 
 /// Arguments of `station client`; the names are those of the released client.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Arguments {
-    /// Registration channel: decoy, api or bdapi.
+    /// Registration channel: decoy, api, bdapi, dns or bddns.
     #[arg(long, default_value = "decoy")]
     registrar: String,
-    /// URL of the registrar's endpoint, for api and bdapi.
-    #[arg(long, value_name = "URL")]
-    api_endpoint: Option<String>,
+    #[command(flatten)]
+    channels: ChannelArguments,
     /// Transport: min, prefix or obfs4.
     #[arg(long, default_value = "min")]
     transport: String,
@@ -67,19 +67,7 @@ pub struct Arguments {
 
 impl Arguments {
     fn options(&self) -> Result<Options, String> {
-        let url = || {
-            self.api_endpoint
-                .clone()
-                .ok_or_else(|| format!("--registrar {} needs --api-endpoint URL", self.registrar))
-        };
-        let channel = match self.registrar.as_str() {
-            "decoy" => Channel::Decoy,
-            "api" => Channel::Api(url()?),
-            "bdapi" => Channel::BidirectionalApi(url()?),
-            other => {
-                return Err(format!("--registrar: found {other}, expected decoy, api or bdapi"));
-            }
-        };
+        let channel = self.channels.channel(&self.registrar)?;
         let transport = match self.transport.as_str() {
             "min" => Transport::Min,
             "prefix" => Transport::Prefix(self.prefix_id),
@@ -89,6 +77,7 @@ impl Arguments {
             }
         };
         let mut options = Options::new(channel, transport, self.connect_addr.clone());
+        options.address = self.channels.address();
         options.version = self.library_version;
         options.families = Families { v4: !self.disable_ipv4, v6: !self.disable_ipv6 };
         options.randomize_port = self.rand_dst_port;

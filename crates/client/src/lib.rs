@@ -7,18 +7,26 @@
 
 mod api;
 mod arguments;
+mod channel_arguments;
 mod connect;
 mod decoy;
+mod dns;
+mod dns_resolver;
+mod https;
 mod listen;
 mod message;
 pub mod obfs4;
 mod options;
 mod register;
 mod stream;
+mod stun;
 
 pub use arguments::{Arguments, run};
 pub use connect::{ConnectError, Connection};
+pub use dns::{DnsChannel, DnsError};
+pub use dns_resolver::{Resolver, ResolverError};
 pub use listen::{Keeper, listen};
 pub use options::{Channel, ClientConf, ConfError, Families, Options, Transport};
 pub use register::{Client, RegisterError, Session};
 pub use stream::Stream;
+pub use stun::{ClientAddress, StunError};

@@ -55,14 +55,18 @@ pub(crate) fn padded(mut payload: ClientToStation) -> ClientToStation {
     payload
 }
 
-/// The body of a registration over HTTP.
-pub(crate) fn wrapper(secret: &[u8], payload: ClientToStation, bidirectional: bool) -> Vec<u8> {
-    let source =
-        if bidirectional { RegistrationSource::BidirectionalApi } else { RegistrationSource::Api };
+/// The message of a registration that is no decoy's; `address` is the client's, in 4 or 16 bytes.
+pub(crate) fn wrapper(
+    secret: &[u8],
+    payload: ClientToStation,
+    source: RegistrationSource,
+    address: Option<Vec<u8>>,
+) -> Vec<u8> {
     C2sWrapper {
         shared_secret: Some(secret.to_vec()),
         registration_payload: Some(padded(payload)),
         registration_source: Some(source.into()),
+        registration_address: address,
         ..Default::default()
     }
     .encode_to_vec()

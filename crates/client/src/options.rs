@@ -7,6 +7,9 @@ use std::time::Duration;
 use phantoms::Group;
 use transports::prefix::FLUSH_DEFAULT;
 
+use crate::dns::{DnsChannel, DnsConf};
+use crate::stun::ClientAddress;
+
 /// How a registration reaches the station.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Channel {
@@ -16,6 +19,8 @@ pub enum Channel {
     Api(String),
     /// HTTP, bidirectional; the URL of `/register-bidirectional`.
     BidirectionalApi(String),
+    /// DNS queries through a resolver.
+    Dns(DnsChannel),
 }
 
 /// How a connection shows that it belongs to the registration.
@@ -70,6 +75,8 @@ pub struct Options {
     pub disable_overrides: bool,
     /// Ask for a PROXY header towards the covert.
     pub proxy_header: bool,
+    /// How the registration learns the client's address, on channels that hide it.
+    pub address: ClientAddress,
     /// PEM file of trust anchors for decoys and HTTPS registrars.
     pub roots: PathBuf,
     /// Decoys that one registration contacts.
@@ -78,7 +85,7 @@ pub struct Options {
     pub decoy_port: u16,
     /// Pause between a registration by decoy and the first connection.
     pub decoy_delay: Duration,
-    /// Pause between a registration over HTTP and the first connection.
+    /// Pause between any other registration and the first connection.
     pub api_delay: Duration,
     /// Limit of one connection attempt to a phantom.
     pub dial_timeout: Duration,
@@ -99,6 +106,7 @@ impl Options {
             flush_policy: FLUSH_DEFAULT,
             disable_overrides: false,
             proxy_header: false,
+            address: ClientAddress::Stun(None),
             roots: PathBuf::from("/etc/ssl/certs/ca-certificates.crt"),
             decoy_width: keys::DECOY_WIDTH,
             decoy_port: 443,
@@ -156,6 +164,7 @@ pub struct ClientConf {
     pub(crate) station_key: [u8; 32],
     pub(crate) groups: Vec<Group>,
     pub(crate) decoys: Vec<Decoy>,
+    pub(crate) dns: Option<DnsConf>,
 }
 
 impl ClientConf {
@@ -207,7 +216,8 @@ impl ClientConf {
         }
         let decoys = message.decoy_list.as_ref().map(|list| list.tls_decoys.as_slice());
         let decoys = decoys.unwrap_or_default().iter().filter_map(decoy).collect();
-        Ok(Self { generation: message.generation(), station_key, groups, decoys })
+        let dns = message.dns_reg_conf.as_ref().map(DnsConf::new);
+        Ok(Self { generation: message.generation(), station_key, groups, decoys, dns })
     }
 }
 

@@ -5,16 +5,18 @@ use std::time::Duration;
 
 use keys::{ClientVersion, SharedSecret};
 use phantoms::{Family, Generation, Phantom, SelectError};
-use signalling::RegistrationResponse;
 use signalling::params::unpack;
+use signalling::{RegistrationResponse, RegistrationSource};
 use transports::obfs4::ClientIdentity;
 use transports::prefix::{FLUSH_DEFAULT, Prefix, PrefixTable};
 use transports::{DEFAULT_PORT, Params, PortError, destination_port};
 
 use crate::api::ApiError;
 use crate::decoy::DecoyError;
+use crate::dns::{DnsError, DnsRegistrar};
 use crate::message;
 use crate::options::{Channel, ClientConf, Options, Transport};
+use crate::stun::{self, ClientAddress, StunError};
 
 /// Why a registration failed.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +45,12 @@ pub enum RegisterError {
     /// Registration by decoy failed.
     #[error(transparent)]
     Decoy(#[from] DecoyError),
+    /// Registration over DNS failed.
+    #[error(transparent)]
+    Dns(#[from] DnsError),
+    /// The client's address cannot be learnt.
+    #[error(transparent)]
+    Address(#[from] StunError),
 }
 
 /// A client of one station.
@@ -103,16 +111,36 @@ impl Client {
             Channel::Decoy => (crate::decoy::register(conf, options, &payload).await?, None),
             Channel::Api(url) => {
                 let secret = self.secret()?;
-                let body = message::wrapper(secret.expose(), payload, false);
+                let source = RegistrationSource::Api;
+                let body = message::wrapper(secret.expose(), payload, source, None);
                 crate::api::register(url, body, &options.roots).await?;
                 (secret, None)
             }
             Channel::BidirectionalApi(url) => {
                 let secret = self.secret()?;
-                let body = message::wrapper(secret.expose(), payload, true);
+                let source = RegistrationSource::BidirectionalApi;
+                let body = message::wrapper(secret.expose(), payload, source, None);
                 let response =
                     crate::api::register_bidirectional(url, body, &options.roots).await?;
                 (secret, Some(response))
+            }
+            Channel::Dns(channel) => {
+                let registrar = DnsRegistrar::new(channel, conf.dns.as_ref(), &conf.station_key)?;
+                let (secret, address) = (self.secret()?, self.address().await?);
+                let source = if channel.bidirectional {
+                    RegistrationSource::BidirectionalDns
+                } else {
+                    RegistrationSource::Dns
+                };
+                let wrapper = message::wrapper(secret.expose(), payload, source, address);
+                let roots = &options.roots;
+                let response = if channel.bidirectional {
+                    Some(registrar.register_bidirectional(&wrapper, roots).await?)
+                } else {
+                    registrar.register(&wrapper, roots).await?;
+                    None
+                };
+                (secret, response)
             }
         };
         match response {
@@ -126,6 +154,21 @@ impl Client {
         let ephemeral = keys::EphemeralKey::generate(&mut rand::rng());
         let agreed = ephemeral.agree(&self.conf.station_key).ok_or(RegisterError::StationKey)?;
         Ok(SharedSecret::new(&*agreed))
+    }
+
+    /// The address that stations are to expect, on channels where the registrar does not see it; `None`
+    /// when the STUN server is silent, as in released clients.
+    async fn address(&self) -> Result<Option<Vec<u8>>, StunError> {
+        let configured = || self.conf.dns.as_ref().and_then(|dns| dns.stun_server.as_deref());
+        match &self.options.address {
+            ClientAddress::Known(IpAddr::V4(v4)) => Ok(Some(v4.octets().to_vec())),
+            ClientAddress::Known(IpAddr::V6(v6)) => Ok(Some(v6.octets().to_vec())),
+            ClientAddress::Stun(server) => {
+                let server = server.as_deref().or_else(configured).unwrap_or(stun::DEFAULT_SERVER);
+                let mapped = stun::mapped_address(server).await?;
+                Ok(mapped.map(|v4| v4.octets().to_vec()))
+            }
+        }
     }
 
     fn prefix(&self) -> Result<Option<Prefix>, RegisterError> {
@@ -223,7 +266,7 @@ impl Client {
             newer: None,
             delay: match options.channel {
                 Channel::Decoy => options.decoy_delay,
-                Channel::Api(_) | Channel::BidirectionalApi(_) => options.api_delay,
+                _ => options.api_delay,
             },
             opening: self.opening(secret, prefix),
             dial_timeout: options.dial_timeout,

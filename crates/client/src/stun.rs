@@ -1,0 +1,151 @@
+//! The client's own address, asked from a STUN server (RFC 5389, `spec/registrar.md` 11.1).
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use rand::Rng;
+use tokio::net::UdpSocket;
+use tokio::time::timeout;
+
+/// Server of released clients when the ClientConf names none.
+pub(crate) const DEFAULT_SERVER: &str = "stun.voip.blackberry.com:3478";
+/// Waits before a request is sent again, or given up.
+const WAITS: [Duration; 4] = [
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(2),
+];
+
+const BINDING_REQUEST: u16 = 0x0001;
+const BINDING_RESPONSE: u16 = 0x0101;
+const MAGIC: u32 = 0x2112_a442;
+const XOR_MAPPED_ADDRESS: u16 = 0x0020;
+const HEAD: usize = 20;
+
+/// The STUN server cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "STUN server {server}: {cause}; name another one with --stun-server, or the address itself with \
+     --client-address"
+)]
+pub struct StunError {
+    server: String,
+    cause: io::Error,
+}
+
+/// How a client learns the address that the registration carries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClientAddress {
+    /// From this STUN server, or from the ClientConf's.
+    Stun(Option<String>),
+    /// It is known.
+    Known(IpAddr),
+}
+
+/// The address as `server` sees it; `None` when it does not answer.
+///
+/// # Errors
+/// When the server's name or address cannot be used at all.
+pub(crate) async fn mapped_address(server: &str) -> Result<Option<Ipv4Addr>, StunError> {
+    let failed = |cause| StunError { server: server.to_owned(), cause };
+    let found = tokio::net::lookup_host(server).await.map_err(failed)?.find(SocketAddr::is_ipv4);
+    let found = found.ok_or_else(|| failed(io::Error::other("it has no IPv4 address")))?;
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await.map_err(failed)?;
+    socket.connect(found).await.map_err(failed)?;
+    let mut transaction = [0; 12];
+    rand::rng().fill_bytes(&mut transaction);
+    let mut request = Vec::with_capacity(HEAD);
+    request.extend_from_slice(&BINDING_REQUEST.to_be_bytes());
+    request.extend_from_slice(&[0; 2]);
+    request.extend_from_slice(&MAGIC.to_be_bytes());
+    request.extend_from_slice(&transaction);
+    for wait in WAITS {
+        if socket.send(&request).await.is_err() {
+            continue;
+        }
+        let answer = async {
+            let mut reply = [0; 1500];
+            loop {
+                let length = socket.recv(&mut reply).await.ok()?;
+                if let Some(address) = read(&reply[..length], &transaction) {
+                    return Some(address);
+                }
+            }
+        };
+        if let Ok(Some(address)) = timeout(wait, answer).await {
+            return Ok(Some(address));
+        }
+    }
+    Ok(None)
+}
+
+/// The mapped address in a response to `transaction`.
+fn read(reply: &[u8], transaction: &[u8; 12]) -> Option<Ipv4Addr> {
+    let head = reply.first_chunk::<HEAD>()?;
+    let u16_at =
+        |bytes: &[u8], at: usize| Some(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]));
+    if u16_at(head, 0)? != BINDING_RESPONSE
+        || head[4..8] != MAGIC.to_be_bytes()
+        || head[8..] != transaction[..]
+    {
+        return None;
+    }
+    let mut rest = reply[HEAD..].get(..usize::from(u16_at(head, 2)?))?;
+    while let (Some(kind), Some(length)) = (u16_at(rest, 0), u16_at(rest, 2)) {
+        let value = rest.get(4..4 + usize::from(length))?;
+        if kind == XOR_MAPPED_ADDRESS && value.get(1) == Some(&1) {
+            let bits = u32::from_be_bytes(value.get(4..8)?.try_into().ok()?);
+            return Some(Ipv4Addr::from(bits ^ MAGIC));
+        }
+        // Attributes are padded to a multiple of four.
+        rest = rest.get(4 + usize::from(length).next_multiple_of(4)..)?;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Answers one request with an odd attribute before the address.
+    async fn server() -> SocketAddr {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut request = [0; 100];
+            let (length, peer) = socket.recv_from(&mut request).await.unwrap();
+            assert_eq!(length, HEAD);
+            let mut reply = b"\x01\x01\0\x14".to_vec();
+            reply.extend_from_slice(&request[4..20]);
+            reply.extend_from_slice(b"\x80\x22\0\x03abc\0");
+            reply.extend_from_slice(b"\0\x20\0\x08\0\x01\0\0");
+            let IpAddr::V4(v4) = peer.ip() else { panic!("{peer}") };
+            reply.extend_from_slice(&(u32::from(v4) ^ MAGIC).to_be_bytes());
+            socket.send_to(b"junk", peer).await.unwrap();
+            socket.send_to(&reply, peer).await.unwrap();
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn the_mapped_address_is_read() {
+        let server = server().await.to_string();
+        assert_eq!(mapped_address(&server).await.unwrap(), Some(Ipv4Addr::LOCALHOST));
+        let error = mapped_address("no-port").await.unwrap_err().to_string();
+        assert!(error.contains("--stun-server"), "{error}");
+    }
+
+    #[test]
+    fn cut_replies_are_no_answer() {
+        let mut reply = b"\x01\x01\0\x0c\x21\x12\xa4\x42".to_vec();
+        reply.extend_from_slice(&[7; 12]);
+        reply.extend_from_slice(b"\0\x20\0\x08\0\x01\0\0\x21\x12\xa4\x43");
+        assert_eq!(read(&reply, &[7; 12]), Some(Ipv4Addr::new(0, 0, 0, 1)));
+        assert_eq!(read(&reply, &[8; 12]), None);
+        for length in 0..reply.len() {
+            assert_eq!(read(&reply[..length], &[7; 12]), None);
+        }
+    }
+}
