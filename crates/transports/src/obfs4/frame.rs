@@ -3,9 +3,9 @@
 use super::{LinkSecret, drbg::Drbg, uniform};
 use poly1305::{Poly1305, universal_hash::KeyInit as _};
 use rand_core::CryptoRng;
-use salsa20::cipher::{KeyIvInit, StreamCipher, consts::U10};
+use salsa20::cipher::consts::U10;
 use subtle::ConstantTimeEq;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 /// Most payload that one frame carries.
 pub const MAX_FRAME_PAYLOAD: usize = 1430;
@@ -18,6 +18,8 @@ const LENGTH: usize = 2;
 const TAG: usize = 16;
 /// What the one-time key of the tag takes from the front of the key stream.
 const MAC_KEY: usize = 32;
+/// Key stream of the longest frame.
+const STREAM: usize = (MAC_KEY + MAX_FRAME_PAYLOAD).next_multiple_of(salsa::STRIDE);
 
 /// Why a stream of frames cannot go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -49,17 +51,39 @@ impl Link {
         Self { subkey: Zeroizing::new(subkey), counter: 1, lengths: Drbg::new(&secret.length_seed) }
     }
 
-    /// The key stream of the next frame, and the authenticator keyed with its front.
-    fn next(&mut self) -> Result<(salsa20::Salsa20, Poly1305), FrameError> {
+    /// The nonce of the next frame.
+    fn next(&mut self) -> Result<[u8; 8], FrameError> {
         if self.counter == 0 {
             return Err(FrameError::Exhausted);
         }
         let nonce = self.counter.to_be_bytes();
         self.counter = self.counter.wrapping_add(1);
-        let mut cipher = salsa20::Salsa20::new((&*self.subkey).into(), (&nonce).into());
-        let mut key = Zeroizing::new([0; MAC_KEY]);
-        cipher.apply_keystream(&mut *key);
-        Ok((cipher, Poly1305::new((&*key).into())))
+        Ok(nonce)
+    }
+
+    /// What seals and opens the frame with `nonce`, for so many bytes of payload.
+    fn cipher(&self, nonce: &[u8; 8], payload: usize) -> Cipher {
+        let mut stream = [0; STREAM];
+        let whole = (MAC_KEY + payload).next_multiple_of(salsa::STRIDE).min(STREAM);
+        salsa::keystream(&self.subkey, nonce, &mut stream[..whole]);
+        let (key, _) = stream.split_first_chunk_mut::<MAC_KEY>().expect("is longer");
+        let authenticator = Poly1305::new((&*key).into());
+        key.zeroize();
+        Cipher { authenticator, stream }
+    }
+}
+
+/// Authenticator and key stream of one frame.
+struct Cipher {
+    authenticator: Poly1305,
+    stream: [u8; STREAM],
+}
+
+impl Cipher {
+    fn apply(&self, payload: &mut [u8]) {
+        for (byte, key) in payload.iter_mut().zip(&self.stream[MAC_KEY..]) {
+            *byte ^= key;
+        }
     }
 }
 
@@ -82,16 +106,17 @@ impl Sealer {
         out: &mut Vec<u8>,
         write: impl FnOnce(&mut Vec<u8>),
     ) -> Result<(), FrameError> {
-        let (mut cipher, authenticator) = self.0.next()?;
+        let nonce = self.0.next()?;
         let start = out.len();
         out.extend_from_slice(&[0; FRAME_OVERHEAD]);
         write(out);
         let (header, payload) = out[start..].split_at_mut(FRAME_OVERHEAD);
         debug_assert!(payload.len() <= MAX_FRAME_PAYLOAD);
-        cipher.apply_keystream(payload);
+        let cipher = self.0.cipher(&nonce, payload.len());
+        cipher.apply(payload);
         let length = (payload.len() + TAG) as u16 ^ self.0.lengths.mask();
         header[..LENGTH].copy_from_slice(&length.to_be_bytes());
-        header[LENGTH..].copy_from_slice(&authenticator.compute_unpadded(payload));
+        header[LENGTH..].copy_from_slice(&cipher.authenticator.compute_unpadded(payload));
         Ok(())
     }
 }
@@ -188,9 +213,10 @@ impl Opener {
         sealed: &[u8],
         scratch: &'a mut [u8; MAX_FRAME_PAYLOAD],
     ) -> Result<&'a [u8], FrameError> {
-        let (mut cipher, authenticator) = self.link.next()?;
+        let nonce = self.link.next()?;
         let (tag, sealed) = sealed.split_at(TAG);
-        let computed = authenticator.compute_unpadded(sealed);
+        let cipher = self.link.cipher(&nonce, sealed.len());
+        let computed = cipher.authenticator.clone().compute_unpadded(sealed);
         if self.invalid {
             return Err(FrameError::Length);
         }
@@ -199,7 +225,7 @@ impl Opener {
         }
         let payload = &mut scratch[..sealed.len()];
         payload.copy_from_slice(sealed);
-        cipher.apply_keystream(payload);
+        cipher.apply(payload);
         Ok(payload)
     }
 }
