@@ -196,7 +196,7 @@ fn bench() -> Result<(), Box<dyn Error>> {
     }
     let payload = [0x5a; 1228];
     let (mut sealing, mut opening, mut got) = (Duration::ZERO, Duration::ZERO, 0);
-    let mut batch: Vec<Vec<u8>> = vec![Vec::with_capacity(1500); 100];
+    let mut batch: Vec<_> = (0..100).map(|_| Vec::with_capacity(1500)).collect();
     for _ in 0..RECORDS / 100 {
         let start = Instant::now();
         for out in &mut batch {

@@ -64,6 +64,10 @@
 //! * [`Connection::close`] queues the close_notify alert; [`Event::Closed`] ends a connection for
 //!   good.
 //!
+//! A listener calls [`peek`] for a datagram from an address without a connection, looks the tag up,
+//! asks a [`ReplayFilter`], and only then makes a server. A hello from an address that has a connection
+//! goes to that connection, unless its random differs: then the client has begun anew.
+//!
 //! Whatever is malformed, out of place, forged, replayed or in the clear where it must not be is
 //! dropped without an answer, and the connection lives on ([`Connection::discarded`] counts).
 #![forbid(unsafe_code)]
@@ -73,6 +77,7 @@ mod channel;
 mod config;
 mod connection;
 mod der;
+mod filter;
 mod flight;
 mod group;
 mod handshake;
@@ -90,6 +95,7 @@ mod wire;
 pub use certificate::{Identity, KeyError, PeerKey};
 pub use config::{Config, DATAGRAM_LIMIT, HANDSHAKE_LIMIT, RETRANSMIT_INTERVAL, Role};
 pub use connection::{Closed, Connection, Event, SealError};
+pub use filter::ReplayFilter;
 pub use hello::{ClientRandom, Peek, peek};
 pub use protection::OVERHEAD;
 pub use refusal::{Discards, Refusal};
