@@ -9,11 +9,16 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use application::Station;
+use keys::{ClientVersion, SharedSecret};
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::SeedableRng;
 use telemetry::process::raise_nofile_limit;
 use tokio::sync::oneshot;
+use transports::Transport;
+use transports::obfs4::{Client, ClientError, ClientIdentity, Progress};
 
 use crate::loopback::{self, COVERT};
 use crate::measure::Row;
@@ -27,13 +32,21 @@ const DESCRIPTORS: u64 = 2;
 /// Descriptors of everything else.
 const SPARE: u64 = 500;
 const IDLE: Duration = Duration::from_secs(5);
-/// Most bytes that a tunnel may hold.
-const BOUND: f64 = 4096.0;
 /// Word that makes `bench-idle` the clients and the covert.
 const CLIENTS: &str = "clients";
 
+/// A Min tunnel.
+pub(crate) fn min() -> Result<Row, String> {
+    row(Transport::Min, 4096.0)
+}
+
+/// An obfs4 tunnel.
+pub(crate) fn obfs4() -> Result<Row, String> {
+    row(Transport::Obfs4, 8192.0)
+}
+
 /// The heap of the difference between many and few tunnels, by tunnel, against its bound.
-pub(crate) fn row() -> Result<Row, String> {
+fn row(transport: Transport, bound: f64) -> Result<Row, String> {
     let limit = raise_nofile_limit().unwrap_or(u64::MAX).max(SPARE + DESCRIPTORS);
     let stations = (MANY * DESCRIPTORS).div_ceil(limit - SPARE);
     let program = program()?;
@@ -41,6 +54,7 @@ pub(crate) fn row() -> Result<Row, String> {
         .map(|at| {
             let share = |all: u64| all / stations + u64::from(at < all % stations);
             Command::new(&program)
+                .arg(transport.number().to_string())
                 .args([share(FEW).to_string(), share(MANY).to_string()])
                 .stdin(Stdio::null())
                 .stdout(Stdio::piped())
@@ -60,7 +74,7 @@ pub(crate) fn row() -> Result<Row, String> {
         unit: "B",
         baseline_name: "what a tunnel may hold",
         ours: Box::new(move || each),
-        baseline: Box::new(|| BOUND),
+        baseline: Ok(Box::new(move || bound)),
         plausible: None,
     })
 }
@@ -71,8 +85,8 @@ fn program() -> Result<PathBuf, String> {
     Ok(me.with_file_name("bench-idle"))
 }
 
-/// The `bench-idle` program: `FEW MANY` prints the bytes by which the heap grows from few to many
-/// tunnels. `heap` runs its argument and returns the bytes that it allocated and did not free.
+/// The `bench-idle` program: `TRANSPORT FEW MANY` prints the bytes by which the heap grows from few
+/// to many tunnels of the transport with this number. `heap` runs its argument and returns the bytes that it allocated and did not free.
 ///
 /// # Errors
 /// When something that the measurement needs is missing, or a tunnel does not work.
@@ -85,16 +99,22 @@ pub fn run(
         return serve_clients().map_err(|e| e.to_string());
     }
     let numbers: Option<Vec<u64>> = words.iter().map(|word| word.parse().ok()).collect();
-    let Some(&[few, many]) = numbers.as_deref() else {
-        return Err("usage: bench-idle FEW MANY".to_owned());
+    let Some(&[transport, few, many]) = numbers.as_deref() else {
+        return Err("usage: bench-idle TRANSPORT FEW MANY".to_owned());
     };
+    let transport = Transport::try_from(transport as i32).map_err(|e| e.to_string())?;
     loopback::enter()?;
-    println!("={}", grown(few, many, heap)?);
+    println!("={}", grown(transport, few, many, heap)?);
     Ok(())
 }
 
 /// Bytes by which the heap grows from `few` to `many` tunnels.
-fn grown(few: u64, many: u64, heap: impl Fn(&mut dyn FnMut()) -> i64) -> Result<i64, String> {
+fn grown(
+    transport: Transport,
+    few: u64,
+    many: u64,
+    heap: impl Fn(&mut dyn FnMut()) -> i64,
+) -> Result<i64, String> {
     let failed = |e: std::io::Error| e.to_string();
     raise_nofile_limit();
     let runtime =
@@ -103,10 +123,10 @@ fn grown(few: u64, many: u64, heap: impl Fn(&mut dyn FnMut()) -> i64) -> Result<
     let station = station::listen()?;
     drop(inside);
     let mut clients = Clients::start().map_err(failed)?;
-    runtime.block_on(open(&station, 0..few, &mut clients))?;
+    runtime.block_on(open(&station, transport, 0..few, &mut clients))?;
     let mut result = Ok(());
     let bytes = heap(&mut || {
-        result = runtime.block_on(open(&station, few..many, &mut clients));
+        result = runtime.block_on(open(&station, transport, few..many, &mut clients));
     });
     result?;
     let open = station.pipeline.stats.proxy.open.value();
@@ -116,20 +136,21 @@ fn grown(few: u64, many: u64, heap: impl Fn(&mut dyn FnMut()) -> i64) -> Result<
 /// Opens the tunnels of the registrations of these numbers, and leaves them idle.
 async fn open(
     station: &Station,
+    transport: Transport,
     numbers: std::ops::Range<u64>,
     clients: &mut Clients,
 ) -> Result<(), String> {
     for number in numbers {
-        let phantom = station::register(station, number).await?;
-        let opened = clients.open(number, phantom);
+        let phantom = station::register(station, transport, number).await?;
+        let opened = clients.open(transport, number, phantom);
         opened.await.map_err(|_| format!("tunnel {number} does not work"))?;
     }
     tokio::time::sleep(IDLE).await;
     Ok(())
 }
 
-/// Tunnel to open, and where to say that it works.
-type Wanted = (u64, SocketAddr, oneshot::Sender<()>);
+/// Tunnel to open, as a line for the clients, and where to say that it works.
+type Wanted = (u64, String, oneshot::Sender<()>);
 
 /// The process with the clients, and the thread that talks to it.
 struct Clients {
@@ -148,10 +169,9 @@ impl Clients {
         let mut done = BufReader::new(done);
         let (wanted, all) = std::sync::mpsc::sync_channel::<Wanted>(1);
         std::thread::spawn(move || {
-            for (number, phantom, works) in all {
+            for (number, order, works) in all {
                 let mut line = String::new();
-                let answer =
-                    writeln!(orders, "{number} {phantom}").and_then(|()| done.read_line(&mut line));
+                let answer = writeln!(orders, "{order}").and_then(|()| done.read_line(&mut line));
                 // Without an answer `works` is dropped, which is the answer.
                 if answer.is_ok() && line.trim() == number.to_string() {
                     let _ = works.send(());
@@ -161,10 +181,16 @@ impl Clients {
         Ok(Self { child, wanted })
     }
 
-    fn open(&mut self, number: u64, phantom: SocketAddr) -> oneshot::Receiver<()> {
+    fn open(
+        &mut self,
+        transport: Transport,
+        number: u64,
+        phantom: SocketAddr,
+    ) -> oneshot::Receiver<()> {
         let (works, opened) = oneshot::channel();
+        let order = format!("{number} {} {phantom}", transport.number());
         // A thread that has ended drops `works`, which is the answer.
-        let _ = self.wanted.send((number, phantom, works));
+        let _ = self.wanted.send((number, order, works));
         opened
     }
 }
@@ -177,25 +203,73 @@ impl Drop for Clients {
     }
 }
 
-/// Opens a tunnel for each line `NUMBER PHANTOM`, sends a byte each way, and keeps it open.
+/// Opens a tunnel for each line `NUMBER TRANSPORT PHANTOM`, sends a byte each way, and keeps it
+/// open.
 fn serve_clients() -> std::io::Result<()> {
     raise_nofile_limit();
     let covert = TcpListener::bind(COVERT)?;
     let mut open = Vec::new();
     for line in std::io::stdin().lines() {
         let line = line?;
-        let (number, phantom) = line.split_once(' ').expect("two words");
+        let words: Vec<&str> = line.split(' ').collect();
+        let &[number, transport, phantom] = &words[..] else { panic!("three words: {line}") };
         let number: u64 = number.parse().expect("a number");
+        let transport = transport.parse().ok().and_then(|number: i32| number.try_into().ok());
+        let secret = SharedSecret::new(&station::secret(number));
         let mut client = TcpStream::connect(phantom)?;
-        let tag = keys::SharedSecret::new(&station::secret(number)).min_identifier();
-        client.write_all(&[tag.as_slice(), b"u"].concat())?;
-        let (mut server, _) = covert.accept()?;
-        let mut byte = [0];
-        server.read_exact(&mut byte)?;
-        server.write_all(b"d")?;
-        client.read_exact(&mut byte)?;
+        let server = match transport.expect("a transport") {
+            Transport::Obfs4 => exchange_obfs4(&mut client, &covert, &secret)?,
+            _ => exchange_min(&mut client, &covert, &secret)?,
+        };
         open.push((client, server));
         println!("{number}");
     }
     Ok(())
+}
+
+fn exchange_min(
+    client: &mut TcpStream,
+    covert: &TcpListener,
+    secret: &SharedSecret,
+) -> std::io::Result<TcpStream> {
+    client.write_all(&[secret.min_identifier().as_slice(), b"u"].concat())?;
+    let server = answer(covert)?;
+    client.read_exact(&mut [0])?;
+    Ok(server)
+}
+
+fn exchange_obfs4(
+    client: &mut TcpStream,
+    covert: &TcpListener,
+    secret: &SharedSecret,
+) -> std::io::Result<TcpStream> {
+    let broken = std::io::Error::other::<ClientError>;
+    let rng = &mut ChaCha20Rng::from_rng(&mut rand::rng());
+    let keys = secret.session_keys(ClientVersion::CURRENT).obfs4();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (mut tunnel, hello) = Client::start(ClientIdentity::from(&keys), now, rng);
+    client.write_all(&hello)?;
+    let (mut buffer, mut opened, mut server) = ([0; 4096], Vec::new(), None);
+    while opened.is_empty() {
+        let n = client.read(&mut buffer)?;
+        if n == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        let progress = tunnel.receive(&buffer[..n], rng, &mut opened).map_err(broken)?;
+        if progress == Progress::Open && server.is_none() {
+            let mut sealed = Vec::new();
+            tunnel.send(b"u", rng, &mut sealed).map_err(broken)?;
+            client.write_all(&sealed)?;
+            server = Some(answer(covert)?);
+        }
+    }
+    Ok(server.expect("the byte that was opened is its answer"))
+}
+
+/// Takes the covert's side of the next tunnel, reads a byte and answers with one.
+fn answer(covert: &TcpListener) -> std::io::Result<TcpStream> {
+    let (mut server, _) = covert.accept()?;
+    server.read_exact(&mut [0])?;
+    server.write_all(b"d")?;
+    Ok(server)
 }

@@ -5,9 +5,11 @@
 #![forbid(unsafe_code)]
 
 mod detector;
+mod foreign;
 pub mod idle;
 pub mod loopback;
 mod measure;
+mod obfs4;
 mod registrations;
 mod relaying;
 mod report;
@@ -31,5 +33,8 @@ pub const ROWS: &[(&str, MakeRow)] = &[
     ("relay", relaying::row),
     ("registrations", registrations::alone),
     ("registrations-sinks", registrations::with_sinks),
-    ("idle-session-bytes", idle::row),
+    ("idle-session-bytes", idle::min),
+    ("idle-session-bytes-obfs4", idle::obfs4),
+    ("relay-obfs4", || Ok(obfs4::relay())),
+    ("obfs4-identify", || Ok(obfs4::identify())),
 ];

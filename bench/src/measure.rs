@@ -18,8 +18,8 @@ pub struct Row {
     pub baseline_name: &'static str,
     /// Our side.
     pub ours: Side,
-    /// The other side.
-    pub baseline: Side,
+    /// The other side, or what is missing to have it.
+    pub baseline: Result<Side, String>,
     /// Range in which the baseline must land, or the row is void.
     pub plausible: Option<(f64, f64)>,
 }
@@ -55,16 +55,18 @@ pub(crate) fn run_on_first_cpu() {
     let _ = rustix::thread::sched_setaffinity(None, &first);
 }
 
-/// Medians of both sides, measured in turn after one round to warm up.
-pub(crate) fn medians(row: &mut Row) -> (f64, f64) {
-    (row.ours)();
-    (row.baseline)();
+/// Medians of both sides, measured in turn after one round to warm up; the other side's is absent
+/// when that side is.
+pub(crate) fn medians(row: &mut Row) -> (f64, Option<f64>) {
     let (mut ours, mut baseline) = (Vec::new(), Vec::new());
-    for _ in 0..REPETITIONS {
-        ours.push((row.ours)());
-        baseline.push((row.baseline)());
+    for repetition in 0..=REPETITIONS {
+        let costs = ((row.ours)(), row.baseline.as_mut().ok().map(|baseline| baseline()));
+        if repetition > 0 {
+            ours.push(costs.0);
+            baseline.extend(costs.1);
+        }
     }
-    (median(ours), median(baseline))
+    (median(ours), (!baseline.is_empty()).then(|| median(baseline)))
 }
 
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {
@@ -83,9 +85,11 @@ mod tests {
             unit: "ns",
             baseline_name: "constant",
             ours: Box::new(move || if std::mem::take(&mut first) { 1e9 } else { 2.0 }),
-            baseline: Box::new(|| 4.0),
+            baseline: Ok(Box::new(|| 4.0)),
             plausible: None,
         };
-        assert_eq!(medians(&mut row), (2.0, 4.0));
+        assert_eq!(medians(&mut row), (2.0, Some(4.0)));
+        row.baseline = Err("go".to_owned());
+        assert_eq!(medians(&mut row), (2.0, None));
     }
 }

@@ -44,9 +44,9 @@ struct Line {
     name: &'static str,
     ours: f64,
     unit: &'static str,
-    baseline: f64,
+    baseline: Option<f64>,
     baseline_name: &'static str,
-    ratio: f64,
+    ratio: Option<f64>,
 }
 
 /// Measures what the `words` of the command line ask for.
@@ -75,14 +75,26 @@ pub fn run(words: impl Iterator<Item = String>) -> Outcome {
             }
         };
         let (ours, baseline) = medians(&mut row);
-        let ratio = ours / baseline;
+        let ratio = baseline.map(|baseline| ours / baseline);
         let (unit, baseline_name) = (row.unit, row.baseline_name);
-        let void = row.plausible.is_some_and(|(low, high)| !(low..=high).contains(&baseline));
+        let void = row
+            .plausible
+            .zip(baseline)
+            .is_some_and(|((low, high), baseline)| !(low..=high).contains(&baseline));
         let remark = if void { " void: the baseline is implausible" } else { "" };
-        println!(
-            "bench {name} ours={ours:.1}{unit} baseline={baseline:.1}{unit} ratio={ratio:.3} \
-             ({baseline_name}){remark}"
-        );
+        match (baseline.zip(ratio), &row.baseline) {
+            (Some((baseline, ratio)), _) => println!(
+                "bench {name} ours={ours:.1}{unit} baseline={baseline:.1}{unit} ratio={ratio:.3} \
+                 ({baseline_name}){remark}"
+            ),
+            (None, missing) => {
+                let what = missing.as_ref().err().map_or("baseline", |what| what);
+                println!(
+                    "bench {name} ours={ours:.1}{unit} baseline=missing ({what}) \
+                     ({baseline_name})"
+                );
+            }
+        }
         if void && outcome == Outcome::Done {
             outcome = Outcome::Void;
         }

@@ -31,15 +31,15 @@ pub fn secret(number: u64) -> [u8; 32] {
     secret
 }
 
-/// Registration `number` as it comes from the bus: Min, IPv4, prescanned.
-pub fn frame(number: u64) -> Vec<u8> {
+/// Registration `number` as it comes from the bus: IPv4, prescanned.
+pub fn frame(transport: Transport, number: u64) -> Vec<u8> {
     let client = 0x0a0a_0000 | (number as u32 & 0xffff);
     C2sWrapper {
         shared_secret: Some(secret(number).to_vec()),
         registration_payload: Some(ClientToStation {
             decoy_list_generation: Some(1),
             client_lib_version: Some(4),
-            transport: Some(Transport::Min.number()),
+            transport: Some(transport.number()),
             covert_address: Some(COVERT.to_string()),
             v4_support: Some(true),
             v6_support: Some(false),
@@ -92,8 +92,12 @@ fn settings() -> Result<(conf::Application, Policy), String> {
 ///
 /// # Errors
 /// When the registration is refused.
-pub async fn register(station: &Station, number: u64) -> Result<SocketAddr, String> {
-    let frame = frame(number);
+pub async fn register(
+    station: &Station,
+    transport: Transport,
+    number: u64,
+) -> Result<SocketAddr, String> {
+    let frame = frame(transport, number);
     let policy = station.pipeline.policy.load_full();
     let read =
         intake::read(&frame, &station.pipeline.served, &policy).map_err(|e| e.to_string())?;
@@ -111,7 +115,7 @@ mod tests {
     async fn registrations_are_accepted_and_unique() {
         let station = start("").unwrap();
         for number in 0..100 {
-            assert_eq!(register(&station, number).await.unwrap().port(), 443);
+            assert_eq!(register(&station, Transport::Min, number).await.unwrap().port(), 443);
         }
         assert_eq!(station.pipeline.store.len(), 100);
         let policy = station.pipeline.policy.load();

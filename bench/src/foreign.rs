@@ -1,0 +1,53 @@
+//! Baselines in other languages: programs that print a cost for each line they are sent.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::measure::Side;
+
+/// Folder of the sources, and of what is made of them.
+const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/baselines");
+
+/// Compiles `source` with the C compiler and starts it; the error names what is missing.
+pub(crate) fn c(source: &str, library: &'static str) -> Result<Side, String> {
+    let program = output(source)?;
+    let made = Command::new("cc")
+        .arg("-O3")
+        .arg(Path::new(SOURCES).join(source))
+        .arg(format!("-l{library}"))
+        .arg("-o")
+        .arg(&program)
+        .stderr(Stdio::null())
+        .status();
+    match made {
+        Ok(status) if status.success() => start(&program),
+        _ => Err(format!("lib{library}")),
+    }
+}
+
+/// Where the program of `source` goes: beside this one.
+fn output(source: &str) -> Result<PathBuf, String> {
+    let me = std::env::current_exe().map_err(|e| e.to_string())?;
+    let name = Path::new(source).file_stem().unwrap_or_default().to_string_lossy();
+    Ok(me.with_file_name(format!("bench-{name}")))
+}
+
+/// A side that is one line to the program, and one number back.
+fn start(program: &Path) -> Result<Side, String> {
+    let failed = |e: std::io::Error| format!("{}: {e}", program.display());
+    let mut child = Command::new(program)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(failed)?;
+    let (mut orders, numbers) = child.stdin.take().zip(child.stdout.take()).expect("are piped");
+    let mut numbers = BufReader::new(numbers);
+    Ok(Box::new(move || {
+        let mut line = String::new();
+        let answered = writeln!(orders).and_then(|()| numbers.read_line(&mut line));
+        let number = answered.ok().and_then(|_| line.trim().parse().ok());
+        // The program ends with the pipe, when this side is dropped.
+        number.expect("a baseline program answers every line")
+    }))
+}
