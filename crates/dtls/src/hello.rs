@@ -235,7 +235,10 @@ pub(crate) fn server_hello(random: &[u8; 32], suite: Suite, offers: Offers) -> V
     out
 }
 
-/// Random and suite of a ServerHello that chose from what [`client_hello`] offers.
+/// Random and suite of a ServerHello's body, which chose from what our ClientHello offers.
+///
+/// # Errors
+/// When it is malformed, or chose what we cannot or will not do.
 pub fn parse_server_hello(body: &[u8]) -> Result<([u8; 32], Suite), Refusal> {
     let malformed = Refusal::Malformed;
     let mut reader = Reader::new(body);

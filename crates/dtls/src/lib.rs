@@ -66,7 +66,7 @@
 //!
 //! A listener calls [`peek`] for a datagram from an address without a connection, looks the tag up,
 //! asks a [`ReplayFilter`], and only then makes a server. A hello from an address that has a connection
-//! goes to that connection, unless its random differs: then the client has begun anew.
+//! goes to that connection, which ignores it: anyone can forge one in the client's name.
 //!
 //! Whatever is malformed, out of place, forged, replayed or in the clear where it must not be is
 //! dropped without an answer, and the connection lives on ([`Connection::discarded`] counts).

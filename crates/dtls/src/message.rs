@@ -88,7 +88,10 @@ pub(crate) fn certificate(der: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The certificate of a Certificate that has exactly one.
+/// The certificate (DER) in the body of a Certificate that has exactly one.
+///
+/// # Errors
+/// When it is malformed, or has more than one.
 pub fn parse_certificate(body: &[u8]) -> Result<&[u8], Refusal> {
     let parse = || {
         let mut reader = Reader::new(body);
@@ -150,7 +153,10 @@ impl<'a> Signature<'a> {
         Some(Self { scheme: reader.u16()?, bytes: reader.vec16()? })
     }
 
-    /// The content of a CertificateVerify.
+    /// The content of a CertificateVerify's body.
+    ///
+    /// # Errors
+    /// When it is malformed.
     pub fn parse(body: &'a [u8]) -> Result<Self, Refusal> {
         let parse = || {
             let mut reader = Reader::new(body);
@@ -176,6 +182,9 @@ pub struct ServerKeyExchange<'a> {
 
 impl<'a> ServerKeyExchange<'a> {
     /// Reads a body.
+    ///
+    /// # Errors
+    /// When it is malformed, or its curve has no name.
     pub fn parse(body: &'a [u8]) -> Result<Self, Refusal> {
         let parse = || {
             let mut reader = Reader::new(body);
