@@ -327,13 +327,32 @@ fn a_close_is_told_in_order_and_a_lone_side_gives_up() {
         assert!(other.is_read_to_end());
         assert_eq!(other.write(b"more"), 0);
         network.run_for(60 * SECOND);
-        assert_eq!(network.pairs[0].sides[closer].poll_timeout(), None);
+        assert!(network.pairs[0].sides.iter().all(Session::is_gone));
+        assert!(network.pairs[0].sides.iter().all(|side| side.poll_timeout().is_none()));
     }
     // Nobody answers: DTLS gives up first.
     let mut network = one(true, false, Path { loss: 1000, reordered: 0 });
     network.run_for(OPENING_LIMIT + SECOND);
     assert!(matches!(network.station().ended(), Some(Ended::Dtls(_))));
     assert!(matches!(network.client().ended(), Some(Ended::Dtls(_) | Ended::NoStream)));
+}
+
+#[test]
+fn a_farewell_that_is_lost_is_repeated_to_who_goes_on() {
+    let mut network = one(false, false, Path::default());
+    network.open();
+    network.run_for(SECOND);
+    let now = network.now;
+    network.client().close(now);
+    let mut lost = Vec::new();
+    while network.client().poll_transmit(now, &mut lost).is_some() {}
+    assert!(!lost.is_empty());
+    network.station().write(b"anybody?");
+    network.transmit(0);
+    network.run_until(SECOND, |n| n.station().ended().is_some());
+    assert_eq!(network.station().ended(), Some(Ended::Peer));
+    network.run_for(9 * SECOND);
+    assert!(network.pairs[0].sides.iter().all(Session::is_gone));
 }
 
 /// P18: the client ends its direction, the answer comes three seconds later and takes a while.

@@ -1,7 +1,6 @@
 //! One tunnel: datagrams and time in, datagrams and stream bytes out.
 
-use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ::dtls::{Closed, Connection, Event};
 use rand_core::CryptoRng;
@@ -11,6 +10,10 @@ use super::{HEARTBEAT, HEARTBEAT_INTERVAL, HEARTBEAT_WINDOW, OPENING_LIMIT};
 
 /// SCTP packets that are sent with a farewell at most.
 const FAREWELLS: usize = 4;
+/// Times that a farewell is repeated for a peer that goes on sending: it may have been lost.
+const REPEATS: u32 = 4;
+/// Time in which that is done.
+const LINGER: Duration = Duration::from_secs(3);
 
 /// Whose end of the tunnel this is. Says nothing about the roles in DTLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +78,17 @@ pub struct Session {
     /// Heartbeats that were heard before the window began.
     heard: u64,
     ended: Option<Ended>,
-    farewell: VecDeque<Vec<u8>>,
+    farewell: Farewell,
+}
+
+/// The last datagrams of a side that ends the session.
+#[derive(Debug, Default)]
+struct Farewell {
+    datagrams: Vec<Vec<u8>>,
+    /// Those before were sent.
+    next: usize,
+    repeated: u32,
+    until: Option<Instant>,
 }
 
 impl Session {
@@ -102,7 +115,7 @@ impl Session {
             timer: Some(now + OPENING_LIMIT),
             heard: 0,
             ended: None,
-            farewell: VecDeque::new(),
+            farewell: Farewell::default(),
         }
     }
 
@@ -110,6 +123,11 @@ impl Session {
     /// silence.
     pub fn handle_datagram(&mut self, now: Instant, datagram: &mut [u8]) {
         if self.ended.is_some() {
+            let farewell = &mut self.farewell;
+            if farewell.until.is_some() && farewell.repeated < REPEATS {
+                farewell.repeated += 1;
+                farewell.next = 0;
+            }
             return;
         }
         let association = &mut self.association;
@@ -120,10 +138,13 @@ impl Session {
 
     /// Acts on the timers that have expired by `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
+        let due = |timer: Option<Instant>| timer.is_some_and(|at| at <= now);
         if self.ended.is_some() {
+            if due(self.farewell.until) {
+                self.farewell = Farewell::default();
+            }
             return;
         }
-        let due = |timer: Option<Instant>| timer.is_some_and(|at| at <= now);
         if due(self.connection.poll_timeout()) {
             self.connection.handle_timeout(now);
         }
@@ -139,7 +160,7 @@ impl Session {
     /// The session's own timer.
     fn expire(&mut self, now: Instant) {
         if !self.open {
-            self.end(Ended::NoStream);
+            self.end(Ended::NoStream, now);
             return;
         }
         match self.party {
@@ -153,7 +174,7 @@ impl Session {
                 let excused =
                     self.association.peer_finished() || !self.association.readable().is_empty();
                 if heard == self.heard && !excused {
-                    self.end(Ended::Silent);
+                    self.end(Ended::Silent, now);
                     return;
                 }
                 self.heard = heard;
@@ -173,12 +194,12 @@ impl Session {
         while let Some(event) = self.connection.poll_event() {
             match event {
                 Event::Connected => {}
-                Event::Closed(Closed::Peer) => self.end(Ended::Peer),
-                Event::Closed(why) => self.end(Ended::Dtls(why)),
+                Event::Closed(Closed::Peer) => self.end(Ended::Peer, now),
+                Event::Closed(why) => self.end(Ended::Dtls(why), now),
             }
         }
         if let Some(end) = self.association.ended() {
-            self.end(Ended::Sctp(end));
+            self.end(Ended::Sctp(end), now);
         }
         if self.open || self.ended.is_some() {
             return;
@@ -196,20 +217,20 @@ impl Session {
         }
     }
 
-    fn end(&mut self, why: Ended) {
+    fn end(&mut self, why: Ended, now: Instant) {
         if self.ended.is_some() {
             return;
         }
         self.ended = Some(why);
         self.timer = None;
-        if !matches!(why, Ended::Peer | Ended::Dtls(_)) {
-            self.say_farewell_below();
-        }
-    }
-
-    fn say_farewell_below(&mut self) {
+        let was_open = self.connection.is_open();
         self.connection.close();
         while self.connection.poll_event().is_some() {}
+        let mut datagram = Vec::new();
+        while self.connection.poll_transmit(&mut datagram) {
+            self.farewell.datagrams.push(std::mem::take(&mut datagram));
+        }
+        self.farewell.until = was_open.then_some(now + LINGER);
     }
 
     /// Ends the session at once: the stream's end, then DTLS's. Written bytes that have not been
@@ -225,17 +246,19 @@ impl Session {
                 if self.association_transmit(now, &mut datagram).is_none() {
                     break;
                 }
-                self.farewell.push_back(datagram);
+                self.farewell.datagrams.push(datagram);
             }
         }
-        self.end(Ended::Local);
+        self.end(Ended::Local, now);
     }
 
     /// Appends the next datagram to `out`; its length, or `None` when there is nothing to be sent
     /// now. Asked until it answers `None`, after every other call.
     pub fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<usize> {
-        if let Some(datagram) = self.farewell.pop_front() {
-            out.extend_from_slice(&datagram);
+        if self.ended.is_some() {
+            let datagram = self.farewell.datagrams.get(self.farewell.next)?;
+            self.farewell.next += 1;
+            out.extend_from_slice(datagram);
             return Some(datagram.len());
         }
         let mut datagram = Vec::new();
@@ -243,7 +266,7 @@ impl Session {
             out.extend_from_slice(&datagram);
             return Some(datagram.len());
         }
-        if self.ended.is_some() || !self.connection.is_open() {
+        if !self.connection.is_open() {
             return None;
         }
         let sent = self.association_transmit(now, out);
@@ -259,7 +282,7 @@ impl Session {
         });
         // The only failure left is that of 2^48 records.
         if sealed.is_err() {
-            self.end(Ended::Dtls(Closed::Local));
+            self.end(Ended::Dtls(Closed::Local), now);
         }
         (out.len() > start).then(|| out.len() - start)
     }
@@ -267,7 +290,7 @@ impl Session {
     /// When [`Session::handle_timeout`] wants to be called; ask again after every other call.
     pub fn poll_timeout(&self) -> Option<Instant> {
         if self.ended.is_some() {
-            return None;
+            return self.farewell.until;
         }
         let association =
             self.connection.is_open().then(|| self.association.poll_timeout()).flatten();
@@ -288,6 +311,14 @@ impl Session {
     /// Why it is over; `None` while it is not.
     pub const fn ended(&self) -> Option<Ended> {
         self.ended
+    }
+
+    /// Whether it is over and has nothing to say any more. A side that ends a session lingers for a
+    /// moment, to repeat its farewell to a peer that has not heard it.
+    pub const fn is_gone(&self) -> bool {
+        self.ended.is_some()
+            && self.farewell.until.is_none()
+            && self.farewell.next >= self.farewell.datagrams.len()
     }
 
     /// Takes a prefix of `bytes`; its length, 0 when there is no room or the stream has ended.
