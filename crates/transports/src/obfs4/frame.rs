@@ -1,11 +1,10 @@
 //! Frames: secret boxes behind masked lengths (`spec/transports.md` 7.4).
 
 use super::{LinkSecret, drbg::Drbg, uniform};
-use poly1305::{Poly1305, universal_hash::KeyInit as _};
 use rand_core::CryptoRng;
 use salsa20::cipher::consts::U10;
 use subtle::ConstantTimeEq;
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::{Zeroize as _, Zeroizing};
 
 /// Most payload that one frame carries.
 pub const MAX_FRAME_PAYLOAD: usize = 1430;
@@ -19,7 +18,7 @@ const TAG: usize = 16;
 /// What the one-time key of the tag takes from the front of the key stream.
 const MAC_KEY: usize = 32;
 /// Key stream of the longest frame.
-const STREAM: usize = (MAC_KEY + MAX_FRAME_PAYLOAD).next_multiple_of(salsa::STRIDE);
+const STREAM: usize = (MAC_KEY + MAX_FRAME_PAYLOAD).next_multiple_of(secretbox::STRIDE);
 
 /// Why a stream of frames cannot go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -64,26 +63,33 @@ impl Link {
     /// What seals and opens the frame with `nonce`, for so many bytes of payload.
     fn cipher(&self, nonce: &[u8; 8], payload: usize) -> Cipher {
         let mut stream = [0; STREAM];
-        let whole = (MAC_KEY + payload).next_multiple_of(salsa::STRIDE).min(STREAM);
-        salsa::keystream(&self.subkey, nonce, &mut stream[..whole]);
-        let (key, _) = stream.split_first_chunk_mut::<MAC_KEY>().expect("is longer");
-        let authenticator = Poly1305::new((&*key).into());
-        key.zeroize();
-        Cipher { authenticator, stream }
+        let whole = (MAC_KEY + payload).next_multiple_of(secretbox::STRIDE).min(STREAM);
+        secretbox::keystream(&self.subkey, nonce, &mut stream[..whole]);
+        Cipher { stream }
     }
 }
 
-/// Authenticator and key stream of one frame.
+/// The key stream of one frame: key of the tag, then what hides the payload.
 struct Cipher {
-    authenticator: Poly1305,
     stream: [u8; STREAM],
 }
 
 impl Cipher {
+    fn tag(&self, sealed: &[u8]) -> [u8; TAG] {
+        let key = self.stream.first_chunk::<MAC_KEY>().expect("a stream is longer");
+        secretbox::authenticate(key, sealed)
+    }
+
     fn apply(&self, payload: &mut [u8]) {
         for (byte, key) in payload.iter_mut().zip(&self.stream[MAC_KEY..]) {
             *byte ^= key;
         }
+    }
+}
+
+impl Drop for Cipher {
+    fn drop(&mut self) {
+        self.stream[..MAC_KEY].zeroize();
     }
 }
 
@@ -116,7 +122,7 @@ impl Sealer {
         cipher.apply(payload);
         let length = (payload.len() + TAG) as u16 ^ self.0.lengths.mask();
         header[..LENGTH].copy_from_slice(&length.to_be_bytes());
-        header[LENGTH..].copy_from_slice(&cipher.authenticator.compute_unpadded(payload));
+        header[LENGTH..].copy_from_slice(&cipher.tag(payload));
         Ok(())
     }
 }
@@ -216,7 +222,7 @@ impl Opener {
         let nonce = self.link.next()?;
         let (tag, sealed) = sealed.split_at(TAG);
         let cipher = self.link.cipher(&nonce, sealed.len());
-        let computed = cipher.authenticator.clone().compute_unpadded(sealed);
+        let computed = cipher.tag(sealed);
         if self.invalid {
             return Err(FrameError::Length);
         }

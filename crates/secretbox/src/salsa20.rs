@@ -134,12 +134,12 @@ fn step(x: &mut [Vector; 16], to: usize, one: usize, other: usize, bits: u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ::salsa20::cipher::{KeyIvInit, StreamCipher};
     use proptest::prelude::*;
-    use salsa20::cipher::{KeyIvInit, StreamCipher};
 
     fn expected(key: &[u8; 32], nonce: &[u8; 8], len: usize) -> Vec<u8> {
         let mut out = vec![0; len];
-        salsa20::Salsa20::new(key.into(), nonce.into()).apply_keystream(&mut out);
+        ::salsa20::Salsa20::new(key.into(), nonce.into()).apply_keystream(&mut out);
         out
     }
 
