@@ -116,6 +116,8 @@ pub struct Registrar {
     pub trusted_proxies: Option<Vec<IpNet>>,
     /// Largest request body in bytes.
     pub max_body_bytes: usize,
+    /// HTTP connections at one time.
+    pub api_max_connections: usize,
     /// Registrations per second of one client over HTTP and gRPC; 0 for no limit.
     pub client_rate: u32,
     /// Registrations of one client at once.
@@ -189,6 +191,7 @@ impl Registrar {
             api_bind_addr: address(t, "api_bind_addr", "an IP address"),
             trusted_proxies: trusted_proxies(t),
             max_body_bytes: t.integer("max_body_bytes", 64..=64 << 20).unwrap_or(65_536),
+            api_max_connections: t.integer("api_max_connections", 1..=1_000_000).unwrap_or(8192),
             client_rate: t.integer("client_rate", 0..=1_000_000).unwrap_or(20),
             client_burst: t.integer("client_burst", 1..=1_000_000).unwrap_or(200),
             grpc_listen_addr: address(t, "grpc_listen_addr", "ADDRESS:PORT"),

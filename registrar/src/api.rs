@@ -1,4 +1,5 @@
-//! The HTTP API over sockets (`spec/registrar.md` 7).
+//! The HTTP API and the endpoints of AMP caches over sockets, on one listener (`spec/registrar.md` 7
+//! and 8).
 
 use std::convert::Infallible;
 use std::io;
@@ -13,22 +14,21 @@ use hyper::header::{self, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use registration::amp;
 use registration::channel::Channel;
 use registration::http::{self, Refusal};
 use registration::message::Wrapper;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 
-use crate::connection::{BODY, Pace, PacedStream};
+use crate::buckets::Buckets;
+use crate::connection::{BODY, PacedStream};
 use crate::delivery::accepts_gzip;
 use crate::log;
 use crate::metrics::Counter;
 use crate::processor::{Processor, Published};
+use crate::seats::{Entry, Seat, Seats};
 use crate::setup::Services;
 use crate::snapshot::Snapshot;
-
-/// Connections at one time; further ones are closed at once.
-const MAX_CONNECTIONS: usize = 8192;
 
 /// What answers requests.
 #[derive(Debug)]
@@ -39,16 +39,26 @@ pub struct Api {
     trusted_proxies: Option<Vec<ipnet::IpNet>>,
     /// Longest accepted body in bytes.
     max_body: usize,
+    /// Registrations of one client; `None` for any number.
+    clients: Option<Arc<Buckets>>,
+    seats: Arc<Seats>,
 }
 
 impl Api {
     /// Answers for `services`.
-    pub fn new(processor: Arc<Processor>, registrar: &conf::Registrar, services: Services) -> Self {
+    pub fn new(
+        processor: Arc<Processor>,
+        registrar: &conf::Registrar,
+        services: Services,
+        clients: Option<Arc<Buckets>>,
+    ) -> Self {
         Self {
             processor,
             services,
             trusted_proxies: registrar.trusted_proxies.clone(),
             max_body: registrar.max_body_bytes,
+            clients,
+            seats: Seats::new(registrar.api_max_connections),
         }
     }
 }
@@ -84,29 +94,34 @@ pub fn listen(address: Option<IpAddr>, port: u16) -> io::Result<TcpListener> {
 
 /// Serves connections of `listener` until the task is dropped.
 pub async fn serve(api: Arc<Api>, listener: TcpListener) {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => match Arc::clone(&slots).try_acquire_owned() {
-                Ok(slot) => {
-                    let api = Arc::clone(&api);
-                    tokio::spawn(async move {
-                        connection(&api, stream, peer).await;
-                        drop(slot);
-                    });
-                }
-                Err(_) => api.processor.metrics.add(Counter::ConnectionsRefused),
-            },
+            Ok((stream, peer)) => {
+                let metrics = &api.processor.metrics;
+                let seat = match api.seats.enter() {
+                    Entry::Free(seat) => seat,
+                    Entry::Evicting(seat) => {
+                        metrics.add(Counter::ConnectionsEvicted);
+                        seat
+                    }
+                    Entry::Full => {
+                        metrics.add(Counter::ConnectionsRefused);
+                        continue;
+                    }
+                };
+                let api = Arc::clone(&api);
+                tokio::spawn(async move { connection(&api, stream, peer, &seat).await });
+            }
             // Out of descriptors, or the peer left while it waited: the next one may do better.
             Err(_) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
         }
     }
 }
 
-async fn connection(api: &Arc<Api>, stream: TcpStream, peer: SocketAddr) {
+async fn connection(api: &Arc<Api>, stream: TcpStream, peer: SocketAddr, seat: &Seat) {
     // Replies are small and whole; waiting for more bytes would only delay them.
     let _ = stream.set_nodelay(true);
-    let pace = Pace::new();
+    let pace = &seat.pace;
     let service = service_fn(|request| {
         let (api, pace) = (Arc::clone(api), pace.clone());
         async move {
@@ -123,28 +138,60 @@ async fn connection(api: &Arc<Api>, stream: TcpStream, peer: SocketAddr) {
     tokio::select! {
         // An error is the peer's: it broke off, or does not speak HTTP.
         _ = serving => {}
+        () = seat.evicted() => {}
         () = pace.expired() => api.processor.metrics.add(Counter::ConnectionsTimedOut),
     }
 }
 
 impl Api {
     async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<Full<Bytes>> {
-        let channel = http::endpoint(request.uri().path()).filter(|_| self.services.api);
-        let Some(channel) = channel else { return refuse(Refusal::NotFound) };
-        self.processor.metrics.add(match channel {
-            Channel::Api => Counter::ApiRequests,
-            _ => Counter::BidirectionalApiRequests,
-        });
-        let gzip = request.headers().get(header::ACCEPT_ENCODING).cloned();
-        match self.register(channel, request, peer).await {
-            Ok(Published { response: None, .. }) => {
-                reply(StatusCode::NO_CONTENT, None, Bytes::new())
-            }
-            Ok(Published { response: Some(response), newer }) => {
-                deliver(response, newer.as_deref(), gzip.as_ref())
-            }
-            Err(refusal) => refuse(refusal),
+        let path = request.uri().path();
+        if let Some(channel) = http::endpoint(path).filter(|_| self.services.api) {
+            self.processor.metrics.add(match channel {
+                Channel::Api => Counter::ApiRequests,
+                _ => Counter::BidirectionalApiRequests,
+            });
+            let gzip = request.headers().get(header::ACCEPT_ENCODING).cloned();
+            return match self.register(channel, request, peer).await {
+                Ok(Published { response: None, .. }) => {
+                    reply(StatusCode::NO_CONTENT, None, Bytes::new())
+                }
+                Ok(Published { response: Some(response), newer }) => {
+                    deliver(response, newer.as_deref(), gzip.as_ref())
+                }
+                Err(refusal) => refuse(refusal),
+            };
         }
+        match amp::endpoint(path).filter(|_| self.services.amp) {
+            Some((channel, encoded)) => {
+                let method = request.method().as_str();
+                self.register_amp(channel, method, encoded).map_or_else(refuse, armored)
+            }
+            None => refuse(Refusal::NotFound),
+        }
+    }
+
+    /// A registration in a path. The peer is a cache; only the message says where the client is.
+    fn register_amp(
+        &self,
+        channel: Channel,
+        method: &str,
+        encoded: &str,
+    ) -> Result<Published, Refusal> {
+        self.processor.metrics.add(match channel {
+            Channel::AmpCache => Counter::AmpRequests,
+            _ => Counter::BidirectionalAmpRequests,
+        });
+        log::line(Level::Debug, "received new ampcache request", &[]);
+        let refused = |refusal: &Refusal| self.processor.refused(*refusal, channel);
+        let message = amp::read(method, encoded).inspect_err(refused)?;
+        let wrapper = Wrapper::decode(&message).map_err(|_| Refusal::Decode);
+        let wrapper = wrapper.inspect_err(refused)?;
+        if !wrapper.address().is_some_and(|address| matches!(address.len(), 4 | 16)) {
+            refused(&Refusal::Unaddressed);
+            return Err(Refusal::Unaddressed);
+        }
+        self.processor.register(wrapper, channel, None)
     }
 
     async fn register(
@@ -188,6 +235,12 @@ impl Api {
             );
         }
         http::check(request.method().as_str(), declared, self.max_body as u64)?;
+        // This host is its own affair: a proxy, a probe, a station that shares registrations.
+        let counted = self.clients.as_ref().filter(|_| !client.is_loopback());
+        if counted.is_some_and(|clients| !clients.take(client)) {
+            self.processor.metrics.add(Counter::RateLimited);
+            return Err(Refusal::Rate);
+        }
         Ok((client, self.body(request).await?))
     }
 
@@ -224,6 +277,22 @@ fn deliver(
         headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
     }
+    reply
+}
+
+/// A reply to a cache.
+fn armored(published: Published) -> Response<Full<Bytes>> {
+    let Published { response: Some(response), newer } = published else {
+        return reply(StatusCode::NO_CONTENT, None, Bytes::new());
+    };
+    let whole = match newer {
+        Some(snapshot) => snapshot.delivery.append(response),
+        None => response,
+    };
+    let document = amp::armor::encode(&whole);
+    let mut reply = reply(StatusCode::OK, Some(amp::REPLY_TYPE), document.into());
+    let cached = HeaderValue::from_static(amp::CACHE_CONTROL);
+    reply.headers_mut().insert(header::CACHE_CONTROL, cached);
     reply
 }
 

@@ -38,6 +38,11 @@ impl Pace {
         *self.0.lock() = Phase::Busy;
     }
 
+    /// A request is being answered.
+    pub(crate) fn is_busy(&self) -> bool {
+        matches!(*self.0.lock(), Phase::Busy)
+    }
+
     /// The reply to it is made.
     pub(crate) fn replied(&self) {
         *self.0.lock() = Phase::Idle(Instant::now());

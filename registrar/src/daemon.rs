@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 
 use crate::api::{self, Api};
 use crate::arguments::Arguments;
+use crate::buckets::{Buckets, Rate};
 use crate::dns::{DnsService, Listeners};
 use crate::log;
 use crate::metrics::Metrics;
@@ -157,12 +158,14 @@ impl Registrar {
             publisher: Arc::new(publisher),
             metrics: Metrics::default(),
         });
+        let clients =
+            (registrar.client_rate > 0).then(|| Arc::new(Buckets::new(client_rate(&registrar))));
         let mut open = Open::default();
         if services.api || services.amp {
             let listener = api::listen(registrar.api_bind_addr, registrar.api_port)
                 .map_err(|source| StartError::Listen { port: registrar.api_port, source })?;
             open.api = Some(listener.local_addr()?);
-            let api = Api::new(Arc::clone(&processor), &registrar, services);
+            let api = Api::new(Arc::clone(&processor), &registrar, services, clients);
             tokio::spawn(api::serve(Arc::new(api), listener));
         }
         let mut dns = None;
@@ -284,6 +287,12 @@ impl Registrar {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
+}
+
+/// Registrations of one client, which is an IPv4 address or an IPv6 network of 64 bits.
+const fn client_rate(registrar: &conf::Registrar) -> Rate {
+    let (per_second, burst) = (registrar.client_rate, registrar.client_burst);
+    Rate { per_second, burst, v4: 32, v6: 64 }
 }
 
 async fn print_metrics(processor: Arc<Processor>, interval: Duration) {

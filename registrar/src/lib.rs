@@ -1,4 +1,4 @@
-//! Registrar: takes registrations over HTTP and DNS, completes them and publishes them to every station
+//! Registrar: takes registrations over HTTP, AMP caches and DNS, completes them and publishes them to every station
 //! (`spec/registrar.md`). Stateless; everything a request needs is one immutable snapshot.
 #![forbid(unsafe_code)]
 
@@ -14,5 +14,6 @@ pub mod log;
 pub mod metrics;
 pub mod pipeline;
 pub mod processor;
+mod seats;
 pub mod setup;
 pub mod snapshot;

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use crate::amp::AmpChannel;
 use crate::dns::DnsChannel;
 use crate::dns_resolver::Resolver;
 use crate::options::Channel;
@@ -10,7 +11,7 @@ use crate::stun::ClientAddress;
 /// Options of the channels.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct ChannelArguments {
-    /// URL of the registrar's endpoint, for api and bdapi.
+    /// URL of the registrar's endpoint, for api, bdapi, amp and bdamp.
     #[arg(long, value_name = "URL")]
     api_endpoint: Option<String>,
     /// Resolver for dns and bddns: udp://HOST[:53], tls://HOST[:853] or https://HOST/PATH; the
@@ -20,6 +21,12 @@ pub(crate) struct ChannelArguments {
     /// Zone of the registrar for dns and bddns; the default is the ClientConf's.
     #[arg(long, value_name = "NAME")]
     dns_domain: Option<String>,
+    /// URL of the AMP cache for amp and bdamp; the default is to ask the registrar itself.
+    #[arg(long, value_name = "URL")]
+    amp_cache_url: Option<String>,
+    /// Host to connect to in the place of the AMP cache.
+    #[arg(long, value_name = "HOST[:PORT]")]
+    front: Option<String>,
     /// STUN server that tells the client's address where the registrar does not see it; the
     /// default is the ClientConf's.
     #[arg(long, value_name = "HOST:PORT")]
@@ -48,9 +55,16 @@ impl ChannelArguments {
                     domain: self.dns_domain.clone(),
                 }))
             }
-            other => {
-                Err(format!("--registrar: found {other}, expected decoy, api, bdapi, dns or bddns"))
-            }
+            "amp" | "bdamp" => Ok(Channel::Amp(AmpChannel {
+                bidirectional: registrar == "bdamp",
+                url: url()?,
+                cache: self.amp_cache_url.clone(),
+                front: self.front.clone(),
+            })),
+            other => Err(format!(
+                "--registrar: found {other}, expected decoy, api, bdapi, dns, bddns, amp or \
+                 bdamp"
+            )),
         }
     }
 

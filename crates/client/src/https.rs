@@ -71,6 +71,14 @@ impl Endpoint {
         })
     }
 
+    /// The same request sent to another host, `HOST[:PORT]`, which passes it on (domain fronting).
+    pub(crate) fn through(mut self, front: &str) -> Option<Self> {
+        let front: hyper::http::uri::Authority = front.parse().ok()?;
+        self.host = bare(front.host()).to_owned();
+        self.port = front.port_u16().unwrap_or(if self.tls { 443 } else { 80 });
+        Some(self)
+    }
+
     /// Connects.
     pub(crate) async fn connect(&self, roots: &Path) -> Result<Connection, HttpError> {
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
@@ -127,6 +135,11 @@ impl Request {
     /// A POST of `body`; body and reply are of type `kind`.
     pub(crate) fn post(body: Vec<u8>, kind: &'static str, limit: usize) -> Self {
         Self { method: Method::POST, body: body.into(), kind: Some(kind), limit }
+    }
+
+    /// A GET.
+    pub(crate) fn get(limit: usize) -> Self {
+        Self { method: Method::GET, body: Bytes::new(), kind: None, limit }
     }
 }
 
@@ -199,9 +212,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn endpoints_are_http_urls() {
-        let endpoint = Endpoint::parse("https://reg.example/a?b=c").unwrap();
-        assert_eq!((endpoint.port, endpoint.path.as_str()), (443, "/a?b=c"));
+    fn a_front_changes_where_and_not_what() {
+        let plain = Endpoint::parse("https://reg.example/a?b=c").unwrap();
+        let fronted = plain.clone().through("front.example:8443").unwrap();
+        assert_eq!((fronted.host.as_str(), fronted.port), ("front.example", 8443));
+        assert_eq!((&fronted.authority, &fronted.path), (&plain.authority, &plain.path));
+        assert_eq!(plain.path, "/a?b=c");
         assert_eq!(Endpoint::parse("http://[::1]:8080").unwrap().host, "::1");
         for wrong in ["ftp://a/", "a.example", ""] {
             assert_eq!(Endpoint::parse(wrong), None, "{wrong}");

@@ -5,6 +5,7 @@
 //! serves local programs that way, as the released command-line client does.
 #![forbid(unsafe_code)]
 
+mod amp;
 mod api;
 mod arguments;
 mod channel_arguments;
@@ -21,6 +22,7 @@ mod register;
 mod stream;
 mod stun;
 
+pub use amp::{AmpChannel, AmpError};
 pub use arguments::{Arguments, run};
 pub use connect::{ConnectError, Connection};
 pub use dns::{DnsChannel, DnsError};

@@ -7,6 +7,7 @@ use std::time::Duration;
 use phantoms::Group;
 use transports::prefix::FLUSH_DEFAULT;
 
+use crate::amp::AmpChannel;
 use crate::dns::{DnsChannel, DnsConf};
 use crate::stun::ClientAddress;
 
@@ -21,6 +22,8 @@ pub enum Channel {
     BidirectionalApi(String),
     /// DNS queries through a resolver.
     Dns(DnsChannel),
+    /// A path that an AMP cache fetches.
+    Amp(AmpChannel),
 }
 
 /// How a connection shows that it belongs to the registration.

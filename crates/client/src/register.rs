@@ -11,6 +11,7 @@ use transports::obfs4::ClientIdentity;
 use transports::prefix::{FLUSH_DEFAULT, Prefix, PrefixTable};
 use transports::{DEFAULT_PORT, Params, PortError, destination_port};
 
+use crate::amp::AmpError;
 use crate::api::ApiError;
 use crate::decoy::DecoyError;
 use crate::dns::{DnsError, DnsRegistrar};
@@ -45,6 +46,9 @@ pub enum RegisterError {
     /// Registration by decoy failed.
     #[error(transparent)]
     Decoy(#[from] DecoyError),
+    /// Registration through an AMP cache failed.
+    #[error(transparent)]
+    Amp(#[from] AmpError),
     /// Registration over DNS failed.
     #[error(transparent)]
     Dns(#[from] DnsError),
@@ -140,6 +144,17 @@ impl Client {
                     registrar.register(&wrapper, roots).await?;
                     None
                 };
+                (secret, response)
+            }
+            Channel::Amp(channel) => {
+                let (secret, address) = (self.secret()?, self.address().await?);
+                let source = if channel.bidirectional {
+                    RegistrationSource::BidirectionalAmp
+                } else {
+                    RegistrationSource::AmpCache
+                };
+                let wrapper = message::wrapper(secret.expose(), payload, source, address);
+                let response = channel.register(&wrapper, &options.roots).await?;
                 (secret, response)
             }
         };

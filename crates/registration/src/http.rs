@@ -32,7 +32,13 @@ pub enum Refusal {
     /// The peer's address is none that a registration can carry.
     #[error("no usable client address")]
     NoAddress,
-    /// A method other than POST.
+    /// The message names no client address, or none of 4 or 16 bytes, where the registrar sees none.
+    #[error("no client address")]
+    Unaddressed,
+    /// More registrations of one client than are allowed.
+    #[error("too many requests")]
+    Rate,
+    /// A method other than the one of the path.
     #[error("incorrect method")]
     Method,
     /// No declared length, or one below 33.
@@ -66,6 +72,7 @@ impl Refusal {
     pub const fn status(self) -> u16 {
         match self {
             Self::NoAddress
+            | Self::Unaddressed
             | Self::TooSmall
             | Self::Body
             | Self::Decode
@@ -74,6 +81,7 @@ impl Refusal {
             Self::NotFound => 404,
             Self::Method => 405,
             Self::TooLarge => 413,
+            Self::Rate => 429,
             Self::Failed => 500,
         }
     }
@@ -82,7 +90,7 @@ impl Refusal {
     /// `text/plain; charset=utf-8` with `X-Content-Type-Options: nosniff`.
     pub fn body(self) -> Option<String> {
         match self {
-            Self::NoAddress | Self::Method | Self::Failed => None,
+            Self::NoAddress | Self::Method | Self::Rate | Self::Failed => None,
             other => Some(format!("{other}\n")),
         }
     }

@@ -2,6 +2,7 @@
 //! a client sends (`spec/registrar.md` 4 to 7 and 11). No sockets, no clock; randomness is given.
 #![forbid(unsafe_code)]
 
+pub mod amp;
 pub mod channel;
 pub mod dns;
 pub mod http;
