@@ -7,6 +7,7 @@ pub(crate) mod cell;
 mod files;
 mod matrix;
 mod redis;
+mod stun;
 pub(crate) mod web;
 
 use std::io::{BufRead, BufReader};
@@ -67,6 +68,7 @@ fn demonstrate(arguments: &Arguments) -> Result<bool, String> {
     let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
     let files = Files::write(dir.path(), workers, arguments.sessions).map_err(|e| e.to_string())?;
     let _web = Web::start(&files)?;
+    let stun = stun::start(address::DECOY_V4).map_err(|e| format!("STUN server: {e}"))?;
     let _redis = match arguments.sessions {
         Sessions::Grpc => None,
         Sessions::Redis | Sessions::Both => Some(redis::Supervised::start(&files)?),
@@ -75,7 +77,7 @@ fn demonstrate(arguments: &Arguments) -> Result<bool, String> {
     if !arguments.exec.is_empty() {
         return execute(arguments, dir.path());
     }
-    let tally = matrix::run(&files, &arguments.only)?;
+    let tally = matrix::run(&files, stun, &arguments.only)?;
     if arguments.keep {
         println!("{tally}");
         stay(&files);

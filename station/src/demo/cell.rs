@@ -6,7 +6,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use client::{Channel, Client, ClientConf, Families, Options, Transport};
+use client::{
+    AmpChannel, Channel, Client, ClientAddress, ClientConf, DnsChannel, Families, Options,
+    Resolver, Transport,
+};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::SendRequest;
@@ -37,6 +40,10 @@ pub(crate) struct Arguments {
     roots: PathBuf,
     #[arg(long)]
     registrar: SocketAddr,
+    #[arg(long)]
+    resolver: SocketAddr,
+    #[arg(long)]
+    stun: SocketAddr,
     #[arg(long)]
     covert: SocketAddr,
 }
@@ -83,6 +90,13 @@ fn options(arguments: &Arguments) -> Result<Options, String> {
         "decoy" => Channel::Decoy,
         "api" => Channel::Api(url("/register")),
         "bdapi" => Channel::BidirectionalApi(url("/register-bidirectional")),
+        "dns" | "bddns" => Channel::Dns(DnsChannel {
+            bidirectional: arguments.channel == "bddns",
+            resolver: Some(resolver(arguments)?),
+            domain: None,
+        }),
+        "amp" => amp(false, url("/amp/register")),
+        "bdamp" => amp(true, url("/amp/register-bidirectional")),
         other => return Err(format!("no channel {other}")),
     };
     let transport = match arguments.transport.as_str() {
@@ -94,8 +108,19 @@ fn options(arguments: &Arguments) -> Result<Options, String> {
     let mut options = Options::new(channel, transport, arguments.covert.to_string());
     options.families = Families { v4: !arguments.ipv6, v6: arguments.ipv6 };
     options.roots.clone_from(&arguments.roots);
+    options.address = ClientAddress::Stun(Some(arguments.stun.to_string()));
     options.decoy_delay = Duration::from_millis(1500);
     Ok(options)
+}
+
+/// The registrar itself is asked, as a resolver asks it.
+fn resolver(arguments: &Arguments) -> Result<Resolver, String> {
+    Resolver::parse(&format!("udp://{}", arguments.resolver)).map_err(|e| e.to_string())
+}
+
+/// The registrar itself is asked, as a cache asks it.
+const fn amp(bidirectional: bool, url: String) -> Channel {
+    Channel::Amp(AmpChannel { bidirectional, url, cache: None, front: None })
 }
 
 async fn run(arguments: &Arguments) -> Result<Outcome, String> {

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use keys::KeyPair;
 use lab::address;
 use signalling::{
-    ClientConf, DecoyList, Message, PhantomSubnets, PhantomSubnetsList, PubKey, TlsDecoySpec,
+    ClientConf, DecoyList, DnsRegConf, DnsRegMethod, Message, PhantomSubnets, PhantomSubnetsList,
+    PubKey, TlsDecoySpec,
 };
 
 const CONJURE_CONF: &str = include_str!("../../../conf/conjure.conf");
@@ -17,6 +18,8 @@ const REG_CONFIG: &str = include_str!("../../../conf/reg_config.toml");
 /// Name in the certificate of decoy and covert.
 pub(crate) const HOST: &str = "decoy.example";
 
+/// Zone of the DNS channel in the shipped settings.
+const ZONE: &str = "r.refraction.network";
 /// Generation of the demo's ClientConf and phantoms.
 const GENERATION: u32 = 1;
 
@@ -138,7 +141,13 @@ fn client_conf(pair: &KeyPair, decoy: IpAddr) -> ClientConf {
                 randomize_dst_port: Some(true),
             }],
         }),
-        dns_reg_conf: None,
+        dns_reg_conf: Some(DnsRegConf {
+            dns_reg_method: DnsRegMethod::Udp.into(),
+            target: Some(format!("{}:53", address::STATION_V4)),
+            domain: ZONE.to_owned(),
+            stun_server: Some(format!("{}:3478", address::DECOY_V4)),
+            ..Default::default()
+        }),
     }
 }
 

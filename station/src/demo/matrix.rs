@@ -2,6 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use lab::{Node, address};
 use signalling::station::status_reply::Detail;
@@ -12,6 +15,15 @@ use crate::daemons::Daemon;
 
 /// Port of the registrar's HTTP API in the shipped settings.
 const API_PORT: u16 = 8080;
+
+/// Port of the registrar's DNS channel in the shipped settings.
+const DNS_PORT: u16 = 53;
+/// Cells that run at one time; those whose registration the detector sees run one by one, so that
+/// it is known which of its workers saw each.
+const AT_ONCE: usize = 6;
+
+const CHANNELS: [&str; 7] = ["decoy", "api", "bdapi", "dns", "bddns", "amp", "bdamp"];
+const TRANSPORTS: [&str; 3] = ["min", "prefix", "obfs4"];
 
 #[derive(Debug, Clone, Copy)]
 struct Cell {
@@ -32,8 +44,8 @@ impl Cell {
 }
 
 fn cells() -> impl Iterator<Item = Cell> {
-    ["decoy", "api", "bdapi"].into_iter().flat_map(|channel| {
-        ["min", "prefix", "obfs4"].into_iter().flat_map(move |transport| {
+    CHANNELS.into_iter().flat_map(|channel| {
+        TRANSPORTS.into_iter().flat_map(move |transport| {
             [false, true].into_iter().map(move |ipv6| Cell { channel, transport, ipv6 })
         })
     })
@@ -52,47 +64,74 @@ impl std::fmt::Display for Tally {
     }
 }
 
+/// What became of a cell: who heard the registration, and how the transfer went.
+type Row = (Cell, String, Result<Outcome, String>);
+
 /// Runs the cells that `only` names, all when it is empty.
-pub(super) fn run(files: &Files, only: &[String]) -> Result<Tally, String> {
+pub(super) fn run(files: &Files, stun: SocketAddr, only: &[String]) -> Result<Tally, String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|e| e.to_string())?;
-    let mut rows = Vec::new();
-    for cell in cells().filter(|cell| cell.matches(only)) {
-        let before = runtime.block_on(tags(&files.ipc_dir()));
-        let outcome = transfer(cell, files);
-        let after = runtime.block_on(tags(&files.ipc_dir()));
-        let by = match cell.channel {
-            "decoy" => format!("tag seen by worker {}", seen(&before, &after)),
-            _ => "registrar".to_owned(),
-        };
-        let Cell { channel, transport, .. } = cell;
-        match &outcome {
-            Ok(o) => println!(
-                "{channel:<6} {transport:<7} {} registered in {} ms ({by}), phantom {}, first byte \
-                 after {} ms, 1 MiB down and up equal after {} ms",
-                cell.family(),
-                o.register_ms,
-                o.phantom,
-                o.first_byte_ms,
-                o.transfer_ms
-            ),
-            Err(error) => {
-                println!("{channel:<6} {transport:<7} {} FAILED: {error}", cell.family());
-            }
-        }
-        rows.push((cell, by, outcome));
-    }
-    if rows.is_empty() {
+    let start = Instant::now();
+    let wanted: Vec<Cell> = cells().filter(|cell| cell.matches(only)).collect();
+    if wanted.is_empty() {
         return Err(format!("no cell is named {}", only.join(",")));
     }
+    let (tagged, others): (Vec<Cell>, Vec<Cell>) =
+        wanted.into_iter().partition(|cell| cell.channel == "decoy");
+    let mut rows: Vec<Row> = tagged
+        .into_iter()
+        .map(|cell| {
+            let before = runtime.block_on(tags(&files.ipc_dir()));
+            let outcome = transfer(cell, files, stun);
+            let after = runtime.block_on(tags(&files.ipc_dir()));
+            report((cell, format!("tag seen by worker {}", seen(&before, &after)), outcome))
+        })
+        .collect();
+    let next = AtomicUsize::new(0);
+    let finished = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE.min(others.len()) {
+            scope.spawn(|| {
+                while let Some((at, cell)) = pick(&others, &next) {
+                    let row = report((cell, "registrar".to_owned(), transfer(cell, files, stun)));
+                    finished.lock().unwrap_or_else(PoisonError::into_inner).push((at, row));
+                }
+            });
+        }
+    });
+    let mut finished = finished.into_inner().unwrap_or_else(PoisonError::into_inner);
+    finished.sort_by_key(|(at, _)| *at);
+    rows.extend(finished.into_iter().map(|(_, row)| row));
     print_table(&rows);
+    println!("all cells in {:.0} s", start.elapsed().as_secs_f64());
     let failed = rows.iter().filter(|(_, _, outcome)| outcome.is_err()).count();
     Ok(Tally { passed: rows.len() - failed, failed })
 }
 
-fn transfer(cell: Cell, files: &Files) -> Result<Outcome, String> {
+/// The next cell that nobody has taken.
+fn pick(cells: &[Cell], next: &AtomicUsize) -> Option<(usize, Cell)> {
+    let at = next.fetch_add(1, Ordering::Relaxed);
+    cells.get(at).map(|cell| (at, *cell))
+}
+
+/// Prints how a cell went.
+fn report(row: Row) -> Row {
+    let (cell, by, outcome) = &row;
+    let head = format!("{:<6} {:<7} {}", cell.channel, cell.transport, cell.family());
+    match outcome {
+        Ok(o) => println!(
+            "{head} registered in {} ms ({by}), phantom {}, first byte after {} ms, 1 MiB down and \
+             up equal after {} ms",
+            o.register_ms, o.phantom, o.first_byte_ms, o.transfer_ms
+        ),
+        Err(error) => println!("{head} FAILED: {error}"),
+    }
+    row
+}
+
+fn transfer(cell: Cell, files: &Files, stun: SocketAddr) -> Result<Outcome, String> {
     let (registrar, covert): (IpAddr, IpAddr) = if cell.ipv6 {
         (address::STATION_V6.into(), address::DECOY_V6.into())
     } else {
@@ -102,6 +141,8 @@ fn transfer(cell: Cell, files: &Files) -> Result<Outcome, String> {
     command
         .args(["demo-cell", "--channel", cell.channel, "--transport", cell.transport])
         .args(["--registrar", &SocketAddr::new(registrar, API_PORT).to_string()])
+        .args(["--resolver", &SocketAddr::new(registrar, DNS_PORT).to_string()])
+        .args(["--stun", &stun.to_string()])
         .args(["--covert", &SocketAddr::new(covert, 443).to_string()])
         .arg("--roots")
         .arg(files.path("cert.pem"))
@@ -136,7 +177,7 @@ fn seen(before: &[(u32, u64)], after: &[(u32, u64)]) -> String {
     if names.is_empty() { "?".to_owned() } else { names.join(" and ") }
 }
 
-fn print_table(rows: &[(Cell, String, Result<Outcome, String>)]) {
+fn print_table(rows: &[Row]) {
     println!();
     println!(
         "{:<8} {:<9} {:<6} {:<6} {:>11} {:>10} {:>10}  phantom",
