@@ -26,7 +26,7 @@ use crate::ingest::{self, IngestQueue};
 use crate::pipeline::Pipeline;
 use crate::policy::{Policy, PolicyError};
 use crate::stats;
-use crate::{Station, connection, listener, sources};
+use crate::{Station, connection, dtls, listener, sources};
 
 /// How often the time of registrations is looked at.
 const EXPIRY_TICK: Duration = Duration::from_secs(1);
@@ -272,13 +272,26 @@ impl Daemon {
     pub async fn start(setup: Setup, zmq_address: &str) -> Result<Self, StartError> {
         let Setup { path, phantoms, settings, policy, keys, .. } = setup;
         let workers = settings.ingest_worker_count;
-        let station = Arc::new(Station::new(&settings, policy, keys));
+        let address = listen_address(&settings)?;
+        let mut station = Station::new(&settings, policy, keys);
+        let station = match dtls::Sockets::open(address, settings.max_sessions) {
+            Ok(sockets) => {
+                station.take_dtls();
+                let station = Arc::new(station);
+                dtls::Service::start(sockets, &station);
+                station
+            }
+            Err(error) => {
+                let log = Logger::new("[REG] ");
+                log.warn(format_args!("the DTLS transport is off: {error}"));
+                Arc::new(station)
+            }
+        };
         let pipeline = Arc::clone(&station.pipeline);
         if settings.redis_clear_at_start {
             pipeline.announcer.redis().clear();
         }
 
-        let address = listen_address(&settings)?;
         let phantom_listener =
             listener::listen(address).map_err(|cause| StartError::Listen { address, cause })?;
         let listening = phantom_listener.local_addr()?;
@@ -513,7 +526,10 @@ impl admin::Daemon for Daemon {
                     ("cached_live", liveness.cached_live.total()),
                     ("cached_quiet", liveness.cached_quiet.total()),
                 ]),
-                connections: stats.connections.totals().into_iter().map(count).collect(),
+                connections: {
+                    let dtls = stats.connecting.totals();
+                    stats.connections.totals().into_iter().chain(dtls).map(count).collect()
+                },
                 session_watchers: announcer.hub().watchers() as u64,
                 redis: announcer.redis().state().to_string(),
             })),

@@ -10,6 +10,7 @@ use transports::obfs4::ServerIdentity;
 use transports::prefix::PrefixTable;
 use transports::{Params, Protocol, Transport, destination_port};
 
+use crate::dtls::Material;
 use crate::policy::Policy;
 use crate::registration::{Credentials, Identifier, Parts, Registration};
 
@@ -194,7 +195,7 @@ impl<'a> MessageParts<'a> {
         if phantom.is_ipv4() && !self.client.is_ipv4() {
             return Err(IntakeError::MixedFamilies);
         }
-        let (identifier, credentials) = self.recognition(transport);
+        let (identifier, credentials) = self.recognition(transport, &params, v6);
         let mut short_id = [0; 8];
         short_id.copy_from_slice(&self.secret.expose()[..8]);
         let flags = self.payload.flags.as_ref();
@@ -277,11 +278,20 @@ impl<'a> MessageParts<'a> {
     }
 
     /// By what the transport recognises connections, and what it needs to serve them.
-    fn recognition(&self, transport: Transport) -> (Identifier, Credentials) {
+    fn recognition(
+        &self,
+        transport: Transport,
+        params: &Params,
+        v6: bool,
+    ) -> (Identifier, Credentials) {
         let tag = match transport {
             Transport::Min => self.secret.min_identifier(),
             Transport::Prefix => self.secret.prefix_identifier(),
-            Transport::Dtls => self.secret.dtls_identifier(),
+            Transport::Dtls => {
+                let material = Material::new(&self.secret, params, v6);
+                let identifier = (&self.secret.dtls_identifier()).into();
+                return (identifier, Credentials::Dtls(Box::new(material)));
+            }
             Transport::Obfs4 => {
                 let keys = self.keys.obfs4();
                 let identifier = keys.identifier().into();

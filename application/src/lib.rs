@@ -11,6 +11,7 @@ pub mod arguments;
 pub mod connection;
 pub mod covert;
 pub mod daemon;
+pub mod dtls;
 pub mod geoip;
 pub mod ingest;
 pub mod intake;

@@ -1,7 +1,7 @@
 //! The way of a registration from its message to the detectors (`spec/application.md` 6.6 to 6.10).
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 
 use crate::announce::Announcer;
 use crate::covert::{Refused, Resolver, SystemResolver, Target};
+use crate::dtls;
 use crate::intake::{self, IntakeError, Served};
 use crate::liveness::{Dialer, Liveness, LivenessTester, TcpDialer};
 use crate::policy::Policy;
@@ -58,6 +59,8 @@ pub struct Pipeline<D = TcpDialer, R = SystemResolver> {
     pub stats: Arc<Stats>,
     /// The registration log.
     pub log: Logger,
+    /// DTLS sessions, when the station serves them.
+    pub dtls: OnceLock<Arc<dtls::Service>>,
 }
 
 impl<D: Dialer, R: Resolver> Pipeline<D, R> {
@@ -214,6 +217,9 @@ impl<D: Dialer, R: Resolver> Pipeline<D, R> {
         if self.store.activate(registration, covert) {
             self.announcer.valid(registration);
             regs.accepted(registration);
+            if let Some(dtls) = self.dtls.get() {
+                dtls.valid(registration);
+            }
             if enabled(Level::Debug) {
                 self.log.debug(format_args!("Adding registration {}", registration.log_id()));
             }
@@ -263,6 +269,9 @@ impl<D: Dialer, R: Resolver> Pipeline<D, R> {
             if registration.is_valid() {
                 self.stats.registrations.active.down();
                 self.announcer.ended(&registration);
+                if let Some(dtls) = self.dtls.get() {
+                    dtls.ended(&registration);
+                }
             }
             if enabled(Level::Debug) {
                 self.log.debug(format_args!(
@@ -340,6 +349,7 @@ pub(crate) mod tests {
             probes: Semaphore::new(1),
             stats: Arc::new(Stats::default()),
             log: Logger::new("[REG] "),
+            dtls: OnceLock::new(),
         }
     }
 

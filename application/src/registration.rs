@@ -45,6 +45,8 @@ pub enum Credentials {
     Tag,
     /// Keys of an obfs4 handshake.
     Obfs4(Box<ServerIdentity>),
+    /// What DTLS sessions are made of.
+    Dtls(Box<crate::dtls::Material>),
 }
 
 /// One family of one registration.
@@ -162,7 +164,15 @@ impl Registration {
     pub fn obfs4(&self) -> Option<&ServerIdentity> {
         match &self.credentials {
             Credentials::Obfs4(identity) => Some(identity),
-            Credentials::Tag => None,
+            Credentials::Tag | Credentials::Dtls(_) => None,
+        }
+    }
+
+    /// What its DTLS sessions are made of, when that is its transport.
+    pub fn dtls(&self) -> Option<&crate::dtls::Material> {
+        match &self.credentials {
+            Credentials::Dtls(material) => Some(material),
+            Credentials::Tag | Credentials::Obfs4(_) => None,
         }
     }
 

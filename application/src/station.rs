@@ -1,7 +1,7 @@
 //! What serves connections to phantoms, made from its settings.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -75,6 +75,7 @@ impl Station {
                 probes: Semaphore::new(settings.liveness_max_inflight.unwrap_or(DEFAULT_PROBES)),
                 stats: Arc::new(Stats::default()),
                 log: Logger::new("[REG] "),
+                dtls: OnceLock::new(),
             }),
             keys,
             stall: relay::StallLimits::default(),
@@ -85,6 +86,14 @@ impl Station {
             dial_timeout: settings.covert_dial_timeout.unwrap_or(DEFAULT_DIAL),
             deadline_ms: connection::DEADLINE_MS,
             replays: Replays::default(),
+        }
+    }
+
+    /// Takes registrations for DTLS from now on. The station is shared afterwards, so this comes
+    /// first; a station that is shared already stays as it is.
+    pub fn take_dtls(&mut self) {
+        if let Some(pipeline) = Arc::get_mut(&mut self.pipeline) {
+            pipeline.served.transports.push(Transport::Dtls);
         }
     }
 }

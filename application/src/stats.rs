@@ -251,6 +251,8 @@ pub struct Stats {
     pub registrations: RegistrationStats,
     /// Phantom connections until they are identified.
     pub connections: connections::ConnectionStats,
+    /// Sessions of the DTLS transport.
+    pub connecting: crate::dtls::Counters,
     /// Tunnels.
     pub proxy: ProxyStats,
     last: Mutex<Instant>,
@@ -262,6 +264,7 @@ impl Default for Stats {
             ingest: IngestStats::default(),
             registrations: RegistrationStats::default(),
             connections: connections::ConnectionStats::default(),
+            connecting: crate::dtls::Counters::default(),
             proxy: ProxyStats::default(),
             last: Mutex::new(Instant::now()),
         }

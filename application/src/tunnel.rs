@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use relay::{ErrorClass, Report};
 use serde::Serialize;
-use session::Proto;
 use telemetry::log::Logger;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use transports::Transport;
 use transports::prefix::PrefixTable;
 
 use crate::Station;
@@ -24,6 +24,8 @@ pub enum Client {
     Plain(TcpStream, Vec<u8>),
     /// An open obfs4 tunnel.
     Obfs4(obfs4::Stream),
+    /// An open DTLS session.
+    Dtls(endpoint::Stream),
 }
 
 /// An identified connection.
@@ -53,7 +55,8 @@ impl Tunnel {
         let Some(covert) = registration.covert() else { return };
         let announcer = &station.pipeline.announcer;
         let (phantom, client_ip) = (self.phantom.ip(), self.peer.ip());
-        let _alive = announcer.tunnel(Proto::Tcp, phantom, client_ip, self.phantom.port());
+        let proto = registration.proto;
+        let _alive = announcer.tunnel(proto, phantom, client_ip, self.phantom.port());
         let mut covert = match dial(covert, station).await {
             Ok(covert) => covert,
             Err(class) => {
@@ -84,10 +87,16 @@ impl Tunnel {
                 ended(&relay::relay_wrapped(&mut client, covert, limits, traffic).await);
                 obfs4::drain(&client).await;
             }
+            Client::Dtls(mut client) => {
+                ended(&relay::relay_wrapped(&mut client, covert, limits, traffic).await);
+            }
         }
     }
 
     fn logger(&self) -> Logger {
+        if self.registration.transport == Transport::Dtls {
+            return Logger::new("[REG] ");
+        }
         let tag = self.registration.transport.log_tag();
         Logger::new(format!("[{tag}] {} ", self.registration.log_id()))
     }

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use application::announce::Announcer;
@@ -127,6 +127,7 @@ async fn application_ingest() {
         probes: Semaphore::new(10),
         stats: Arc::new(Stats::default()),
         log: Logger::new("[REG] "),
+        dtls: OnceLock::new(),
     };
     // The connection begins with what is in the store; wait until that (nothing) is over.
     while !pipeline.announcer.redis().flush(Duration::from_secs(1)).await {}

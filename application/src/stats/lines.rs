@@ -162,7 +162,7 @@ impl LivenessPeriod {
 pub fn every_minute(stats: &Stats) -> Vec<String> {
     let mut lines = Vec::new();
     for (v6, name) in [(false, "IPv4"), (true, "IPv6")] {
-        family(stats.connections.family(v6), name, &mut lines);
+        family(stats.connections.family(v6), name, stats, &mut lines);
     }
     lines
 }
@@ -170,10 +170,10 @@ pub fn every_minute(stats: &Stats) -> Vec<String> {
 /// Seconds between two calls of [`every_minute`].
 pub(crate) const MINUTE: u64 = 60;
 
-/// Connections that the station itself dials (DTLS): there are none without that transport.
+/// Sessions of the DTLS transport per network: they are counted for all networks together.
 const CONNECTING: &str = "0 0 0 0 0 0 0";
 
-fn family(family: &Family, name: &str, lines: &mut Vec<String>) {
+fn family(family: &Family, name: &str, stats: &Stats, lines: &mut Vec<String>) {
     let networks = std::mem::take(&mut *family.networks.lock());
     let ends = [&family.found, &family.reset, &family.timeout, &family.error, &family.closed]
         .map(Window::take);
@@ -193,7 +193,7 @@ fn family(family: &Family, name: &str, lines: &mut Vec<String>) {
     }
     let _ = write!(line, " {}", networks.len());
     if name == "IPv4" {
-        let _ = write!(line, " {CONNECTING}");
+        let _ = write!(line, " {}", stats.connecting.line());
     }
     lines.push(line);
     for (asn, network) in networks {

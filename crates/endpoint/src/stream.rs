@@ -41,6 +41,27 @@ impl Stream {
         self.link.path.local
     }
 
+    /// Waits until there are bytes to read, true, or none will come any more, false.
+    pub async fn readable(&mut self) -> bool {
+        std::future::poll_fn(|cx| {
+            let state = &mut *self.link.state.lock();
+            if !state.session.readable().is_empty() {
+                return Poll::Ready(true);
+            }
+            if state.session.is_read_to_end() {
+                return Poll::Ready(false);
+            }
+            state.reader = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Why the session has ended; `None` while it has not.
+    pub fn ended(&self) -> Option<Ended> {
+        self.link.state.lock().session.ended()
+    }
+
     /// Bytes that the session holds for its reader and for the network.
     pub fn held(&self) -> usize {
         self.link.state.lock().session.held()
