@@ -13,6 +13,7 @@ mod document;
 mod go;
 mod keys;
 mod placement;
+mod prefixes;
 mod problem;
 mod registrar;
 mod shell;
@@ -24,6 +25,7 @@ pub use detector::Detector;
 pub use go::{parse_bool, parse_duration};
 pub use keys::z85;
 pub use placement::{MAX_CPUS, Placement};
+pub use prefixes::prefix_table;
 pub use problem::{Loaded, Notice, Origin, Problem, Problems};
 pub use registrar::{
     OverrideSubnet, OverrideTransport, Overrides, Registrar, RegistrarLogLevel, SigningMode,
