@@ -128,6 +128,8 @@ pub struct Registrar {
     pub grpc_tls_cert: Option<PathBuf>,
     /// PEM key of the gRPC service.
     pub grpc_tls_key: Option<PathBuf>,
+    /// gRPC clients may ask for the schema.
+    pub grpc_reflection: bool,
     /// ZeroMQ port.
     pub zmq_port: u16,
     /// ZeroMQ interface or address.
@@ -197,6 +199,7 @@ impl Registrar {
             grpc_listen_addr: address(t, "grpc_listen_addr", "ADDRESS:PORT"),
             grpc_tls_cert: path(t, "grpc_tls_cert"),
             grpc_tls_key: path(t, "grpc_tls_key"),
+            grpc_reflection: t.boolean("grpc_reflection").unwrap_or(false),
             zmq_port: t.integer("zmq_port", 0..=u16::MAX).unwrap_or(0),
             zmq_bind_addr: required(t, "zmq_bind_addr", "*, an interface or an IPv4 address"),
             zmq_privkey_path: path(t, "zmq_privkey_path"),

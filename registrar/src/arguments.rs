@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-/// Takes registrations over HTTP, AMP caches and DNS, completes them and publishes them to the stations.
+/// Takes registrations over HTTP, AMP caches, DNS and gRPC, completes them and publishes them to the stations.
 ///
 /// Without --config the path comes from CJ_REGISTRAR_CONFIG. The phantom subnets are read from
 /// PHANTOM_SUBNET_LOCATION. SIGHUP reads ClientConf and phantom subnets again.

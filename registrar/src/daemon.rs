@@ -21,6 +21,7 @@ use crate::api::{self, Api};
 use crate::arguments::Arguments;
 use crate::buckets::{Buckets, Rate};
 use crate::dns::{DnsService, Listeners};
+use crate::grpc::GrpcService;
 use crate::log;
 use crate::metrics::Metrics;
 use crate::processor::Processor;
@@ -124,6 +125,8 @@ pub struct Open {
     pub api: Option<SocketAddr>,
     /// DNS, UDP and TCP.
     pub dns: Option<SocketAddr>,
+    /// gRPC.
+    pub grpc: Option<SocketAddr>,
 }
 
 /// A running registrar.
@@ -143,7 +146,7 @@ impl Registrar {
     /// # Errors
     /// [`StartError`] when a socket cannot be opened.
     pub async fn start(setup: Setup, rules: Option<Rules>) -> Result<Self, StartError> {
-        let Setup { path, registrar, files, snapshot, auth, responder, services } = setup;
+        let Setup { path, registrar, files, snapshot, auth, responder, grpc_tls, services } = setup;
         let endpoint = format!("tcp://{}:{}", registrar.zmq_bind_addr, registrar.zmq_port);
         let options = PublisherOptions {
             curve: auth.as_ref().map(|auth| Arc::clone(&auth.server)),
@@ -165,8 +168,15 @@ impl Registrar {
             let listener = api::listen(registrar.api_bind_addr, registrar.api_port)
                 .map_err(|source| StartError::Listen { port: registrar.api_port, source })?;
             open.api = Some(listener.local_addr()?);
-            let api = Api::new(Arc::clone(&processor), &registrar, services, clients);
+            let api = Api::new(Arc::clone(&processor), &registrar, services, clients.clone());
             tokio::spawn(api::serve(Arc::new(api), listener));
+        }
+        if let Some(address) = registrar.grpc_listen_addr.filter(|_| services.api) {
+            let listener = api::listen(Some(address.ip()), address.port())
+                .map_err(|source| StartError::Grpc { address, source })?;
+            open.grpc = Some(listener.local_addr()?);
+            let service = GrpcService::new(Arc::clone(&processor), &registrar, clients, grpc_tls);
+            tokio::spawn(service.serve(listener));
         }
         let mut dns = None;
         if let Some(responder) = responder {
@@ -188,6 +198,7 @@ impl Registrar {
         let mut fields: Vec<(&str, &dyn Display)> = vec![("zmq", &zmq)];
         fields.extend(open.api.as_ref().map(|address| ("api", address as &dyn Display)));
         fields.extend(open.dns.as_ref().map(|address| ("dns", address as &dyn Display)));
+        fields.extend(open.grpc.as_ref().map(|address| ("grpc", address as &dyn Display)));
         log::line(Level::Info, "Started Conjure registration server", &fields);
         if services.amp {
             log::line(Level::Info, "AMP cache reg server started", &[]);

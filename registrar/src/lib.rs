@@ -1,4 +1,4 @@
-//! Registrar: takes registrations over HTTP, AMP caches and DNS, completes them and publishes them to every station
+//! Registrar: takes registrations over HTTP, AMP caches, DNS and gRPC, completes them and publishes them to every station
 //! (`spec/registrar.md`). Stateless; everything a request needs is one immutable snapshot.
 #![forbid(unsafe_code)]
 
@@ -10,6 +10,7 @@ mod connection;
 pub mod daemon;
 pub mod delivery;
 pub mod dns;
+pub mod grpc;
 pub mod log;
 pub mod metrics;
 pub mod pipeline;

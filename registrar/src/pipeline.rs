@@ -175,6 +175,7 @@ const fn refusal(error: &SelectError) -> Refusal {
         SelectError::NoAddressesV0 | SelectError::NoRangeV0 | SelectError::NoAddressesV1 => {
             Refusal::BadSeed
         }
+        SelectError::NoAddresses => Refusal::NoPhantom,
         _ => Refusal::Failed,
     }
 }
@@ -359,8 +360,8 @@ mod tests {
         for (version, refusal) in [
             (0, Refusal::BadSeed),
             (1, Refusal::BadSeed),
-            (2, Refusal::Failed),
-            (4, Refusal::Failed),
+            (2, Refusal::NoPhantom),
+            (4, Refusal::NoPhantom),
         ] {
             wants.version = version;
             assert_eq!(answer(&wants, &rules(""), 1).unwrap_err(), refusal, "version {version}");

@@ -1,17 +1,21 @@
 //! What a registrar is made of: its configuration, and every file that it names.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bus::BindError;
 use conf::{Loaded, RegistrarLogLevel as Level};
 use registration::dns::{NameError, Responder};
+use rustls::ServerConfig;
 use telemetry::process::Exit;
 use zeroize::Zeroizing;
 
 use crate::arguments::Arguments;
 use crate::auth::{self, Auth, KeyError};
 use crate::dns::ListenError;
+use crate::grpc::{self, TlsError};
 use crate::log;
 use crate::snapshot::{Files, Snapshot, SnapshotError};
 
@@ -83,6 +87,17 @@ pub enum StartError {
     /// The sockets of the DNS registrar cannot be opened.
     #[error("failed to create DNS responder: {0}")]
     Dns(#[from] ListenError),
+    /// TLS of the gRPC service cannot be served.
+    #[error(transparent)]
+    GrpcTls(#[from] TlsError),
+    /// The gRPC socket cannot be opened.
+    #[error("grpc_listen_addr: cannot listen on {address}: {source}")]
+    Grpc {
+        /// Configured address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
     /// The HTTP socket cannot be opened.
     #[error("cannot listen on port {port} (api_port): {source}")]
     Listen {
@@ -105,8 +120,11 @@ impl StartError {
             | Self::Snapshot(_)
             | Self::Key(_)
             | Self::DnsSetting(_)
-            | Self::Zone { .. } => Exit::Config,
-            Self::Publisher(_) | Self::Dns(_) | Self::Listen { .. } => Exit::Unavailable,
+            | Self::Zone { .. }
+            | Self::GrpcTls(_) => Exit::Config,
+            Self::Publisher(_) | Self::Dns(_) | Self::Grpc { .. } | Self::Listen { .. } => {
+                Exit::Unavailable
+            }
             Self::System(_) => Exit::OsErr,
         }
     }
@@ -127,6 +145,8 @@ pub struct Setup {
     pub auth: Option<Auth>,
     /// Zone and key of the DNS registrar; `None` when it does not run.
     pub responder: Option<Responder>,
+    /// Certificate and key of the gRPC service; `None` for plain HTTP/2.
+    pub grpc_tls: Option<Arc<ServerConfig>>,
     /// What runs.
     pub services: Services,
 }
@@ -158,8 +178,11 @@ impl Setup {
         for remark in remarks.into_iter().chain(about_keys).chain(about_dns) {
             log::line(Level::Warning, &remark, &[]);
         }
+        let pair = registrar.grpc_tls_cert.as_ref().zip(registrar.grpc_tls_key.as_ref());
+        let wanted = pair.filter(|_| services.api && registrar.grpc_listen_addr.is_some());
+        let grpc_tls = wanted.map(|(cert, key)| grpc::tls(cert, key)).transpose()?;
         let path = path.to_owned();
-        Ok(Self { path, registrar, files, snapshot, auth, responder, services })
+        Ok(Self { path, registrar, files, snapshot, auth, responder, grpc_tls, services })
     }
 
     /// What the arguments and variables of this process name.

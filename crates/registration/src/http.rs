@@ -59,6 +59,9 @@ pub enum Refusal {
     /// The seed selects no phantom (library versions 0 and 1).
     #[error("bad seed")]
     BadSeed,
+    /// The generation has no phantom for a family that is asked for (later versions).
+    #[error("no phantom")]
+    NoPhantom,
     /// Anything else that keeps the registration from being processed.
     #[error("registration cannot be processed")]
     Failed,
@@ -82,7 +85,7 @@ impl Refusal {
             Self::Method => 405,
             Self::TooLarge => 413,
             Self::Rate => 429,
-            Self::Failed => 500,
+            Self::NoPhantom | Self::Failed => 500,
         }
     }
 
@@ -90,7 +93,7 @@ impl Refusal {
     /// `text/plain; charset=utf-8` with `X-Content-Type-Options: nosniff`.
     pub fn body(self) -> Option<String> {
         match self {
-            Self::NoAddress | Self::Method | Self::Rate | Self::Failed => None,
+            Self::NoAddress | Self::Method | Self::Rate | Self::NoPhantom | Self::Failed => None,
             other => Some(format!("{other}\n")),
         }
     }

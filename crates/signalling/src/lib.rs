@@ -24,6 +24,15 @@ pub mod station {
     include!(concat!(env!("OUT_DIR"), "/conjure.station.v1.rs"));
 }
 
+/// Messages of package `conjure.registration.v1`: registration over gRPC.
+#[allow(missing_docs, clippy::all)]
+pub mod registration {
+    include!(concat!(env!("OUT_DIR"), "/conjure.registration.v1.rs"));
+
+    /// The schema with what it imports, as a serialized `FileDescriptorSet`.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/registration.bin"));
+}
+
 pub use prost::{DecodeError, Message};
 pub use prost_types::Any;
 pub use wire::*;
