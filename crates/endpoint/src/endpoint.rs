@@ -140,8 +140,20 @@ impl Endpoint {
     /// # Errors
     /// When the socket cannot be bound.
     pub fn bind(address: SocketAddr, limits: Limits) -> io::Result<Self> {
+        Ok(Self::on(Socket::bind(address)?, limits))
+    }
+
+    /// Takes a bound socket. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// When the socket cannot be set up.
+    pub fn from_socket(socket: std::net::UdpSocket, limits: Limits) -> io::Result<Self> {
+        Ok(Self::on(Socket::from_std(socket)?, limits))
+    }
+
+    fn on(socket: Socket, limits: Limits) -> Self {
         let shared = Arc::new(Shared {
-            socket: Arc::new(Socket::bind(address)?),
+            socket: Arc::new(socket),
             routes: Mutex::default(),
             listener: OnceLock::new(),
             limits,
@@ -151,7 +163,7 @@ impl Endpoint {
         let receiver = tokio::spawn(receive(Arc::clone(&shared.socket), Arc::downgrade(&shared)));
         // Set once, here.
         let _ = shared.receiver.set(receiver.abort_handle());
-        Ok(Self { shared })
+        Self { shared }
     }
 
     /// Lets `listener` decide about peers without a session. Only the first call counts.

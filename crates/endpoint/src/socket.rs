@@ -56,21 +56,28 @@ impl Socket {
         if address.is_ipv6() {
             socket.set_only_v6(false)?;
         }
-        socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
+        Self::from_std(socket.into())
+    }
+
+    /// Takes a bound socket.
+    pub(crate) fn from_std(socket: std::net::UdpSocket) -> io::Result<Self> {
+        let v6 = socket.local_addr()?.is_ipv6();
+        let socket = RawSocket::from(socket);
+        socket.set_nonblocking(true)?;
         // What the host does not allow is less, not an error.
         let _ = socket.set_recv_buffer_size(KERNEL_BUFFER);
         let _ = socket.set_send_buffer_size(KERNEL_BUFFER);
         let state = UdpSocketState::new((&socket).into())?;
         // Paths with a small MTU get fragments, as from existing peers: SCTP's packets have one
         // length and there is no probing.
-        if address.is_ipv6() {
+        if v6 {
             let _ =
                 rustix::net::sockopt::set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::WANT);
         }
         let _ = rustix::net::sockopt::set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::WANT);
         let inner = UdpSocket::from_std(socket.into())?;
-        Ok(Self { inner, state, v6: address.is_ipv6() })
+        Ok(Self { inner, state, v6 })
     }
 
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
