@@ -118,7 +118,7 @@ impl Waiting<'_> {
             self.log(Level::Trace, format_args!("read {} bytes so far", received.len()));
             let verdict = identification.offer(
                 &received,
-                &self.station.pipeline.served.prefixes,
+                &self.station.pipeline.policy.load().prefixes,
                 &self.station.keys,
                 &OnPhantom { store, phantom: self.phantom.ip() },
             );

@@ -7,7 +7,6 @@ use phantoms::{Family, Phantom, SelectError};
 use session::Proto;
 use signalling::{Any, C2sWrapper, ClientToStation, Message, RegistrationResponse};
 use transports::obfs4::ServerIdentity;
-use transports::prefix::PrefixTable;
 use transports::{Params, Protocol, Transport, destination_port};
 
 use crate::dtls::Material;
@@ -26,8 +25,6 @@ pub struct Served {
     pub v6: bool,
     /// Transports that this build and configuration serve.
     pub transports: Vec<Transport>,
-    /// Prefixes of the Prefix transport.
-    pub prefixes: PrefixTable,
 }
 
 /// Why a message brings no registration, or not for one family.
@@ -179,14 +176,14 @@ impl<'a> MessageParts<'a> {
             .ok()
             .filter(|t| self.served.transports.contains(t))
             .ok_or(IntakeError::Transport)?;
-        let params = Params::parse(transport, self.version, self.params(), &self.served.prefixes)?;
+        let params = Params::parse(transport, self.version, self.params(), &self.policy.prefixes)?;
         let derived = destination_port(
             transport,
             self.version,
             random_port,
             &params,
             &self.keys.seed,
-            &self.served.prefixes,
+            &self.policy.prefixes,
         );
         let dst_port = match self.overridden_port() {
             Some(port) => port,

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
+use bytes::Bytes;
 use signalling::RegistrationSource;
 use telemetry::log::{Level, Logger, enabled};
 use telemetry::privacy::ClientAddr;
@@ -17,6 +18,7 @@ use crate::intake::{self, IntakeError, Served};
 use crate::liveness::{Dialer, Liveness, LivenessTester, TcpDialer};
 use crate::policy::Policy;
 use crate::registration::Registration;
+use crate::share::{self, Sharer};
 use crate::stats::Stats;
 use crate::store::{Store, Tracked};
 
@@ -28,9 +30,17 @@ const PENDING_LIMIT: Duration = Duration::from_secs(1);
 /// New registrations of one message that wait for a name or a probe.
 #[derive(Debug)]
 pub struct Waiting {
-    registrations: Vec<Arc<Registration>>,
+    registrations: Vec<Fresh>,
     /// The policy under which they began.
     policy: Arc<Policy>,
+}
+
+/// A tracked registration that is to be decided over.
+#[derive(Debug)]
+struct Fresh {
+    registration: Arc<Registration>,
+    /// What other stations get of it once its phantom is known to be quiet.
+    share: Option<Bytes>,
 }
 
 /// Whether the phantom has to be probed: IPv4 only, and not when the registrar has done so.
@@ -59,6 +69,8 @@ pub struct Pipeline<D = TcpDialer, R = SystemResolver> {
     pub stats: Arc<Stats>,
     /// The registration log.
     pub log: Logger,
+    /// Gives registrations of the detector to other stations, where that is on.
+    pub sharer: Option<Sharer>,
     /// DTLS sessions, when the station serves them.
     pub dtls: OnceLock<Arc<dtls::Service>>,
 }
@@ -76,7 +88,7 @@ impl<D: Dialer, R: Resolver> Pipeline<D, R> {
     pub fn begin(&self, frame: &[u8]) -> Option<Waiting> {
         let policy = self.policy.load();
         let mut registrations = self.track(frame, &policy);
-        registrations.retain(|registration| !self.decide_at_once(registration, &policy));
+        registrations.retain(|fresh| !self.decide_at_once(fresh, &policy));
         if registrations.is_empty() {
             return None;
         }
@@ -98,7 +110,7 @@ impl<D: Dialer, R: Resolver> Pipeline<D, R> {
     }
 
     /// Reads a message and stores what is new in it.
-    fn track(&self, frame: &[u8], policy: &Policy) -> Vec<Arc<Registration>> {
+    fn track(&self, frame: &[u8], policy: &Policy) -> Vec<Fresh> {
         let intake = match intake::read(frame, &self.served, policy) {
             Ok(intake) => intake,
             Err(error) => {
@@ -111,8 +123,23 @@ impl<D: Dialer, R: Resolver> Pipeline<D, R> {
             self.stats.registrations.errors.count();
             self.log_failed_family(*v6, error);
         }
-        let new = |registration| self.track_one(registration, policy);
-        intake.registrations.into_iter().filter_map(new).collect()
+        let mut share = self.share(frame, &intake.registrations);
+        let fresh = |registration| {
+            // The first family stands for the message; the other would share it again.
+            let share = share.take();
+            let registration = self.track_one(registration, policy)?;
+            Some(Fresh { registration, share })
+        };
+        intake.registrations.into_iter().filter_map(fresh).collect()
+    }
+
+    /// What other stations get of a message of the detector.
+    fn share(&self, frame: &[u8], registrations: &[Registration]) -> Option<Bytes> {
+        self.sharer.as_ref()?;
+        let from_detector = |r: &Registration| r.source == RegistrationSource::Detector as i32;
+        registrations.first().filter(|first| from_detector(first))?;
+        // What was decoded is well-formed but for what only the decoder accepts.
+        share::body(frame).ok().map(Bytes::from)
     }
 
     fn log_failed_family(&self, v6: bool, error: &IntakeError) {
@@ -164,7 +191,8 @@ impl<D: Dialer, R: Resolver> Pipeline<D, R> {
 
     /// Decides over a tracked registration that neither a name nor a probe has to be waited for;
     /// false when it has to wait.
-    fn decide_at_once(&self, registration: &Arc<Registration>, policy: &Policy) -> bool {
+    fn decide_at_once(&self, fresh: &Fresh, policy: &Policy) -> bool {
+        let registration = &fresh.registration;
         if needs_probe(registration) {
             return false;
         }
@@ -174,21 +202,22 @@ impl<D: Dialer, R: Resolver> Pipeline<D, R> {
             Err(reason) => Err(reason),
         };
         match covert {
-            Ok(covert) => self.make_valid(registration, covert, policy),
+            Ok(covert) => self.make_valid(fresh, covert, policy),
             Err(reason) => self.refuse_covert(registration, reason),
         }
         true
     }
 
     /// Decides over a tracked registration and makes it valid when nothing speaks against it.
-    async fn admit(&self, registration: Arc<Registration>, policy: &Policy) {
+    async fn admit(&self, fresh: Fresh, policy: &Policy) {
+        let registration = &fresh.registration;
         match policy.covert.resolve(&registration.covert_text, &self.resolver).await {
             Ok(covert) => {
-                if self.is_quiet(&registration).await {
-                    self.make_valid(&registration, covert, policy);
+                if self.is_quiet(registration).await {
+                    self.make_valid(&fresh, covert, policy);
                 }
             }
-            Err(reason) => self.refuse_covert(&registration, reason),
+            Err(reason) => self.refuse_covert(registration, reason),
         }
     }
 
@@ -203,8 +232,13 @@ impl<D: Dialer, R: Resolver> Pipeline<D, R> {
         ));
     }
 
-    fn make_valid(&self, registration: &Arc<Registration>, covert: SocketAddr, policy: &Policy) {
+    fn make_valid(&self, fresh: &Fresh, covert: SocketAddr, policy: &Policy) {
+        let Fresh { registration, share } = fresh;
         let regs = &self.stats.registrations;
+        // Before the blocklist: the station that serves the phantom may not have heard of it.
+        if let Some((sharer, body)) = self.sharer.as_ref().zip(share.as_ref()) {
+            sharer.offer(registration.log_id(), body.clone());
+        }
         if policy.is_blocked_phantom(registration.phantom) {
             regs.blocked.count();
             self.log.warn(format_args!(
@@ -330,16 +364,12 @@ pub(crate) mod tests {
             nonlive_capacity: 0,
         };
         Pipeline {
-            served: Served {
-                v4: true,
-                v6: false,
-                transports: vec![Transport::Min],
-                prefixes: PrefixTable::default(),
-            },
+            served: Served { v4: true, v6: false, transports: vec![Transport::Min] },
             policy: ArcSwap::from_pointee(Policy {
                 phantoms: PhantomTable::parse(phantoms).unwrap().table,
                 covert: CovertPolicy { reject_special: true, ..Default::default() },
                 phantom_blocklist: Vec::new(),
+                prefixes: PrefixTable::default(),
                 geoip: GeoIp::default(),
             }),
             announcer: Announcer::new(Arc::clone(&store), [0; 16], 1000, ""),
@@ -349,6 +379,7 @@ pub(crate) mod tests {
             probes: Semaphore::new(1),
             stats: Arc::new(Stats::default()),
             log: Logger::new("[REG] "),
+            sharer: None,
             dtls: OnceLock::new(),
         }
     }

@@ -7,6 +7,7 @@ use std::path::Path;
 use conf::Application;
 use ipnet::IpNet;
 use phantoms::PhantomTable;
+use transports::prefix::PrefixTable;
 
 use crate::covert::CovertPolicy;
 use crate::geoip::GeoIp;
@@ -20,6 +21,8 @@ pub struct Policy {
     pub covert: CovertPolicy,
     /// Phantoms that this station does not serve.
     pub phantom_blocklist: Vec<IpNet>,
+    /// Prefixes of the Prefix transport.
+    pub prefixes: PrefixTable,
     /// Country and network databases.
     pub geoip: GeoIp,
 }
@@ -30,6 +33,9 @@ pub enum PolicyError {
     /// The phantom file.
     #[error("failed to load phantom subnets: {0}")]
     Phantoms(#[from] phantoms::FileError),
+    /// The supplemental prefix file.
+    #[error("supplemental_prefix_path: {0}")]
+    Prefixes(#[from] conf::Problems),
     /// A GeoIP database.
     #[error(transparent)]
     GeoIp(#[from] crate::geoip::GeoIpError),
@@ -50,6 +56,11 @@ impl Policy {
         let loaded = PhantomTable::load(phantom_file)?;
         let mut notes: Vec<String> =
             loaded.warnings.iter().map(|w| format!("{}: {w}", phantom_file.display())).collect();
+        let prefixes = conf::prefix_table(
+            settings.supplemental_prefix_path.as_deref(),
+            settings.disable_default_prefixes,
+        )?;
+        notes.extend(prefixes.notices.iter().map(ToString::to_string));
         let mut blocked = settings.covert_blocklist_subnets.clone();
         if settings.covert_blocklist_public_addrs {
             blocked.extend(interface_subnets().map_err(PolicyError::Interfaces)?);
@@ -69,6 +80,7 @@ impl Policy {
                 allowed: settings.covert_allowlist_subnets.clone(),
                 reject_special: settings.covert_reject_special,
             },
+            prefixes: prefixes.value,
             phantom_blocklist: settings.phantom_blocklist.clone(),
             geoip,
         };

@@ -10,7 +10,6 @@ use keys::StationKey;
 use telemetry::log::Logger;
 use tokio::sync::Semaphore;
 use transports::Transport;
-use transports::prefix::PrefixTable;
 
 use crate::announce::Announcer;
 use crate::connection;
@@ -20,6 +19,7 @@ use crate::liveness::{LivenessSettings, LivenessTester, TcpDialer};
 use crate::obfs4::Replays;
 use crate::pipeline::Pipeline;
 use crate::policy::Policy;
+use crate::share::{Limits, Sharer};
 use crate::stats::Stats;
 use crate::store::Store;
 
@@ -75,6 +75,7 @@ impl Station {
                 probes: Semaphore::new(settings.liveness_max_inflight.unwrap_or(DEFAULT_PROBES)),
                 stats: Arc::new(Stats::default()),
                 log: Logger::new("[REG] "),
+                sharer: sharer(settings),
                 dtls: OnceLock::new(),
             }),
             keys,
@@ -98,16 +99,25 @@ impl Station {
     }
 }
 
+/// Sharing, where the configuration asks for it. Registrations matter more than sharing them, so a
+/// station that cannot share says so and goes on.
+fn sharer(settings: &Application) -> Option<Sharer> {
+    let url = settings.preshare_endpoint.as_ref().filter(|_| settings.enable_share_over_api)?;
+    let log = Logger::new("[REG] ");
+    match Sharer::start(url, Limits::default(), log.clone()) {
+        Ok(sharer) => Some(sharer),
+        Err(error) => {
+            log.error(format_args!("registrations are not shared: {error}"));
+            None
+        }
+    }
+}
+
 fn served(settings: &Application) -> Served {
     Served {
         v4: settings.enable_v4,
         v6: settings.enable_v6,
         transports: vec![Transport::Min, Transport::Prefix, Transport::Obfs4],
-        prefixes: if settings.disable_default_prefixes {
-            PrefixTable::empty()
-        } else {
-            PrefixTable::default()
-        },
     }
 }
 

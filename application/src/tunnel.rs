@@ -15,6 +15,7 @@ use transports::prefix::PrefixTable;
 use crate::Station;
 use crate::listener;
 use crate::obfs4;
+use crate::policy::Policy;
 use crate::registration::Registration;
 
 /// The stream of an identified client.
@@ -60,7 +61,8 @@ impl Tunnel {
         let mut covert = match dial(covert, station).await {
             Ok(covert) => covert,
             Err(class) => {
-                self.print(&log, &self.line(station).failed_dial(class));
+                let policy = station.pipeline.policy.load();
+                self.print(&log, &self.line(&policy).failed_dial(class));
                 return;
             }
         };
@@ -77,7 +79,8 @@ impl Tunnel {
         let traffic = &proxy.traffic;
         let ended = |report: &Report| {
             proxy.closed(report.up, report.down);
-            self.print(&log, &self.line(station).ended(report));
+            let policy = station.pipeline.policy.load();
+            self.print(&log, &self.line(&policy).ended(report));
         };
         match client {
             Client::Plain(client, rest) => {
@@ -101,8 +104,8 @@ impl Tunnel {
         Logger::new(format!("[{tag}] {} ", self.registration.log_id()))
     }
 
-    fn line<'a>(&'a self, station: &'a Station) -> Line<'a> {
-        Line::new(&self.registration, &station.pipeline.served.prefixes)
+    fn line<'a>(&'a self, policy: &'a Policy) -> Line<'a> {
+        Line::new(&self.registration, &policy.prefixes)
     }
 
     fn print(&self, log: &Logger, line: &Line<'_>) {

@@ -21,7 +21,6 @@ use telemetry::log::Logger;
 use telemetry::privacy::parse_log_client_ip;
 use tokio::sync::Semaphore;
 use transports::Transport;
-use transports::prefix::PrefixTable;
 use vectors::{Tally, Value, load};
 
 /// The vectors were recorded without a name server.
@@ -104,12 +103,7 @@ async fn application_ingest() {
 
     let store = Arc::new(Store::new(10_000));
     let pipeline = Pipeline {
-        served: Served {
-            v4: true,
-            v6: true,
-            transports: Transport::ALL.to_vec(),
-            prefixes: PrefixTable::default(),
-        },
+        served: Served { v4: true, v6: true, transports: Transport::ALL.to_vec() },
         policy: ArcSwap::from_pointee(policy(&file, dir.path())),
         announcer: Announcer::new(Arc::clone(&store), [0; 16], 100, &redis.url),
         store,
@@ -127,6 +121,7 @@ async fn application_ingest() {
         probes: Semaphore::new(10),
         stats: Arc::new(Stats::default()),
         log: Logger::new("[REG] "),
+        sharer: None,
         dtls: OnceLock::new(),
     };
     // The connection begins with what is in the store; wait until that (nothing) is over.

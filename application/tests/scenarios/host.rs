@@ -17,7 +17,6 @@ use signalling::station::{StatusReply, StatusRequest, status_reply::Detail};
 use signalling::{C2sWrapper, ClientToStation, Message, RegistrationFlags};
 use telemetry::admin;
 use transports::Transport;
-use transports::prefix::PrefixTable;
 
 /// How the application is started where it differs from the plain scenario.
 #[derive(Debug, Default)]
@@ -109,7 +108,6 @@ impl Host {
                 v4: settings.enable_v4,
                 v6: settings.enable_v6,
                 transports: vec![Transport::Min, Transport::Prefix],
-                prefixes: PrefixTable::default(),
             },
             policy: Policy::build(&settings, &path("phantoms.toml")).unwrap().0,
             dir,
