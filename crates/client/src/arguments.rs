@@ -15,7 +15,7 @@ use crate::register::Client;
 /// Arguments of `station client`; the names are those of the released client.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Arguments {
-    /// Registration channel: decoy, api, bdapi, dns, bddns, amp or bdamp.
+    /// Registration channel: decoy, api, bdapi, dns, bddns, amp, bdamp or grpc.
     #[arg(long, default_value = "decoy")]
     registrar: String,
     #[command(flatten)]

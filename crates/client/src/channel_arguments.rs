@@ -11,7 +11,8 @@ use crate::stun::ClientAddress;
 /// Options of the channels.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct ChannelArguments {
-    /// URL of the registrar's endpoint, for api, bdapi, amp and bdamp.
+    /// URL of the registrar's endpoint, for api, bdapi, amp, bdamp and grpc (there
+    /// without a path).
     #[arg(long, value_name = "URL")]
     api_endpoint: Option<String>,
     /// Resolver for dns and bddns: udp://HOST[:53], tls://HOST[:853] or https://HOST/PATH; the
@@ -55,6 +56,7 @@ impl ChannelArguments {
                     domain: self.dns_domain.clone(),
                 }))
             }
+            "grpc" => Ok(Channel::Grpc(url()?)),
             "amp" | "bdamp" => Ok(Channel::Amp(AmpChannel {
                 bidirectional: registrar == "bdamp",
                 url: url()?,
@@ -62,8 +64,8 @@ impl ChannelArguments {
                 front: self.front.clone(),
             })),
             other => Err(format!(
-                "--registrar: found {other}, expected decoy, api, bdapi, dns, bddns, amp or \
-                 bdamp"
+                "--registrar: found {other}, expected decoy, api, bdapi, dns, bddns, amp, bdamp or \
+                 grpc"
             )),
         }
     }

@@ -22,6 +22,8 @@ pub enum Channel {
     BidirectionalApi(String),
     /// DNS queries through a resolver.
     Dns(DnsChannel),
+    /// gRPC, bidirectional; the URL of the server, without a path.
+    Grpc(String),
     /// A path that an AMP cache fetches.
     Amp(AmpChannel),
 }

@@ -15,6 +15,7 @@ use crate::amp::AmpError;
 use crate::api::ApiError;
 use crate::decoy::DecoyError;
 use crate::dns::{DnsError, DnsRegistrar};
+use crate::grpc::GrpcError;
 use crate::message;
 use crate::options::{Channel, ClientConf, Options, Transport};
 use crate::stun::{self, ClientAddress, StunError};
@@ -49,6 +50,9 @@ pub enum RegisterError {
     /// Registration through an AMP cache failed.
     #[error(transparent)]
     Amp(#[from] AmpError),
+    /// Registration over gRPC failed.
+    #[error(transparent)]
+    Grpc(#[from] GrpcError),
     /// Registration over DNS failed.
     #[error(transparent)]
     Dns(#[from] DnsError),
@@ -145,6 +149,13 @@ impl Client {
                     None
                 };
                 (secret, response)
+            }
+            Channel::Grpc(url) => {
+                let secret = self.secret()?;
+                let source = RegistrationSource::BidirectionalApi;
+                let wrapper = message::wrapper(secret.expose(), payload, source, None);
+                let response = crate::grpc::register(url, &wrapper, &options.roots).await?;
+                (secret, Some(response))
             }
             Channel::Amp(channel) => {
                 let (secret, address) = (self.secret()?, self.address().await?);

@@ -1,0 +1,257 @@
+//! Registration over gRPC with the real registrar and a real subscriber, plain and over TLS; what the
+//! registrar refuses, and how.
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use bus::{Subscriber, SubscriberOptions};
+use client::{Channel, Client, ClientConf, Options, Transport};
+use keys::KeyPair;
+use registrar::daemon::{Registrar, Setup};
+use signalling::registration::AnnounceReply;
+use signalling::{C2sWrapper, ClientToStation, Message, RegistrationResponse, RegistrationSource};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tonic::client::Grpc;
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::transport::Endpoint;
+use tonic::{Code, Request, Status};
+use tonic_prost::ProstCodec;
+
+const LONG: Duration = Duration::from_secs(60);
+const PHANTOMS: &str = "[Networks.7]\nGeneration = 7\n[[Networks.7.WeightedSubnets]]\nWeight = 1\n\
+                        RandomizeDstPort = true\nSubnets = [\"192.0.2.0/24\"]\n";
+
+struct Stage {
+    dir: tempfile::TempDir,
+    registrar: Registrar,
+    subscriber: Subscriber,
+    conf: ClientConf,
+}
+
+impl Stage {
+    async fn new(extra: impl Fn(&Path) -> String) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let message = signalling::ClientConf {
+            generation: Some(7),
+            conjure_pubkey: Some(signalling::PubKey {
+                key: Some(KeyPair::generate(&mut rand::rng()).public_file().to_vec()),
+                ..Default::default()
+            }),
+            phantom_subnets_list: Some(signalling::PhantomSubnetsList {
+                weighted_subnets: vec![signalling::PhantomSubnets {
+                    weight: Some(1),
+                    subnets: vec!["192.0.2.0/24".to_owned()],
+                    randomize_dst_port: Some(true),
+                }],
+            }),
+            ..Default::default()
+        };
+        fs::write(path("phantoms.toml"), PHANTOMS).unwrap();
+        fs::write(path("ClientConf"), message.encode_to_vec()).unwrap();
+        let text = format!(
+            "log_level = \"error\"\napi_port = 0\napi_bind_addr = \"127.0.0.1\"\nzmq_port = 0\n\
+             zmq_bind_addr = \"127.0.0.1\"\nzmq_auth_type = \"NULL\"\nclientconf_path = \"{}\"\n\
+             grpc_listen_addr = \"127.0.0.1:0\"\n{}",
+            path("ClientConf").display(),
+            extra(dir.path())
+        );
+        fs::write(path("reg.toml"), text).unwrap();
+        let setup = Setup::load(&path("reg.toml"), &path("phantoms.toml")).unwrap();
+        let registrar = Registrar::start(setup, None).await.unwrap();
+        let publisher = &registrar.processor().publisher;
+        let at = publisher.endpoint().to_string();
+        let subscriber = Subscriber::connect(&at, SubscriberOptions::default()).unwrap();
+        tokio::time::timeout(LONG, async {
+            while !publisher.peers().iter().any(|p| p.subscribed) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await
+        .unwrap();
+        // One generation behind, so that the reply carries the whole ClientConf.
+        let conf = signalling::ClientConf { generation: Some(6), ..message };
+        let conf = ClientConf::from_message(&conf).unwrap();
+        Self { dir, registrar, subscriber, conf }
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.registrar.open().grpc.unwrap()
+    }
+
+    async fn heard(&mut self) -> C2sWrapper {
+        let bytes = tokio::time::timeout(LONG, self.subscriber.recv()).await.unwrap();
+        C2sWrapper::decode(bytes).unwrap()
+    }
+
+    async fn register(&mut self, url: String) {
+        let covert = "203.0.113.5:443".to_owned();
+        let mut options = Options::new(Channel::Grpc(url), Transport::Min, covert);
+        options.families.v6 = false;
+        options.roots = self.dir.path().join("cert.pem");
+        let session = Client { conf: self.conf.clone(), options }.register().await.unwrap();
+        let heard = self.heard().await;
+        assert_eq!(heard.registration_source(), RegistrationSource::BidirectionalApi);
+        assert_eq!(heard.registration_address()[12..], [127, 0, 0, 1]);
+        let response = heard.registration_response.unwrap();
+        assert_eq!(IpAddr::V4(response.ipv4addr().into()), session.v4.unwrap().ip());
+        assert_eq!(session.newer.unwrap().generation(), 7);
+    }
+
+    async fn call<R: Message + Default + 'static>(
+        &self,
+        path: &'static str,
+        request: Request<C2sWrapper>,
+    ) -> Result<R, Status> {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.address())).unwrap();
+        let mut grpc = Grpc::new(endpoint.connect().await.unwrap());
+        grpc.ready().await.unwrap();
+        let codec = ProstCodec::<C2sWrapper, R>::default();
+        grpc.unary(request, PathAndQuery::from_static(path), codec).await.map(|r| r.into_inner())
+    }
+}
+
+const REGISTER: &str = "/conjure.registration.v1.Registration/Register";
+const ANNOUNCE: &str = "/conjure.registration.v1.Registration/Announce";
+
+fn wrapper() -> C2sWrapper {
+    C2sWrapper {
+        shared_secret: Some(vec![7; 32]),
+        registration_payload: Some(ClientToStation {
+            client_lib_version: Some(4),
+            decoy_list_generation: Some(7),
+            v4_support: Some(true),
+            transport: Some(1),
+            covert_address: Some("203.0.113.5:443".to_owned()),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+#[tokio::test]
+async fn over_plain_http_2() {
+    let mut stage = Stage::new(|_| String::new()).await;
+    let url = format!("http://{}", stage.address());
+    stage.register(url).await;
+}
+
+#[tokio::test]
+async fn over_tls() {
+    let mut stage = Stage::new(|dir| {
+        let own = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        fs::write(dir.join("cert.pem"), own.cert.pem()).unwrap();
+        fs::write(dir.join("key.pem"), own.signing_key.serialize_pem()).unwrap();
+        let path = |name: &str| dir.join(name).display().to_string();
+        format!(
+            "grpc_tls_cert = \"{}\"\ngrpc_tls_key = \"{}\"\n",
+            path("cert.pem"),
+            path("key.pem")
+        )
+    })
+    .await;
+    // A peer that never finishes its handshake holds nobody up.
+    let mut mute = TcpStream::connect(stage.address()).await.unwrap();
+    mute.write_all(&[22, 3, 1]).await.unwrap();
+    let url = format!("https://localhost:{}", stage.address().port());
+    stage.register(url).await;
+}
+
+/// The client's own bytes are published, also of fields that the registrar does not know; its address is
+/// taken by the rule of the HTTP API.
+#[tokio::test]
+async fn announcements_keep_the_clients_bytes() {
+    let mut stage = Stage::new(|_| String::new()).await;
+    let mut request = Request::new(wrapper());
+    let forwarded = "192.0.2.1, 198.51.100.9, 203.0.113.1".parse().unwrap();
+    request.metadata_mut().insert("x-forwarded-for", forwarded);
+    let reply: AnnounceReply = stage.call(ANNOUNCE, request).await.unwrap();
+    assert_eq!(reply, AnnounceReply {});
+    let heard = stage.heard().await;
+    assert_eq!(heard.registration_source(), RegistrationSource::Api);
+    // From this host the last element is that of a CDN.
+    assert_eq!(heard.registration_address()[12..], [198, 51, 100, 9]);
+    assert_eq!(heard.registration_payload, wrapper().registration_payload);
+    assert_eq!(heard.registration_response, None);
+}
+
+#[tokio::test]
+async fn refusals_have_a_code_and_no_detail() {
+    let stage = Stage::new(|_| "client_rate = 1\nclient_burst = 2\n".to_owned()).await;
+    let without = |change: fn(&mut C2sWrapper)| {
+        let mut wrapper = wrapper();
+        change(&mut wrapper);
+        wrapper
+    };
+    for (wrapper, code, text) in [
+        (without(|w| w.registration_payload = None), Code::InvalidArgument, "invalid registration"),
+        (
+            without(|w| w.shared_secret = Some(vec![7; 7])),
+            Code::InvalidArgument,
+            "invalid registration",
+        ),
+        (
+            without(|w| w.registration_payload.as_mut().unwrap().v6_support = Some(true)),
+            Code::FailedPrecondition,
+            "no phantom",
+        ),
+        (
+            without(|w| w.registration_payload.as_mut().unwrap().transport = Some(99)),
+            Code::Internal,
+            "internal",
+        ),
+    ] {
+        let status =
+            stage.call::<RegistrationResponse>(REGISTER, Request::new(wrapper)).await.unwrap_err();
+        assert_eq!((status.code(), status.message()), (code, text));
+    }
+    let path = "/conjure.registration.v1.Registration/Other";
+    let status = stage.call::<RegistrationResponse>(path, Request::new(wrapper())).await;
+    assert_eq!(status.unwrap_err().code(), Code::Unimplemented);
+
+    let mut long = wrapper();
+    long.registration_payload.as_mut().unwrap().padding = Some(vec![0; 70_000]);
+    let status = stage.call::<RegistrationResponse>(REGISTER, Request::new(long)).await;
+    assert_eq!(status.unwrap_err().code(), Code::OutOfRange);
+
+    let mut codes = Vec::new();
+    for _ in 0..6 {
+        let mut request = Request::new(wrapper());
+        request.metadata_mut().insert("x-forwarded-for", "192.0.2.77".parse().unwrap());
+        let result = stage.call::<RegistrationResponse>(REGISTER, request).await;
+        codes.push(result.map_or_else(|status| status.code(), |_| Code::Ok));
+    }
+    assert_eq!(codes[..2], [Code::Ok, Code::Ok]);
+    assert!(codes.contains(&Code::ResourceExhausted), "{codes:?}");
+}
+
+/// Garbage in the place of HTTP/2 ends its own connection and nothing else.
+#[tokio::test]
+async fn garbage_is_cut_and_others_are_served() {
+    let mut stage = Stage::new(|_| String::new()).await;
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    for round in 0..60 {
+        let mut bytes = if round % 2 == 0 {
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec()
+        } else {
+            Vec::new()
+        };
+        for _ in 0..round * 7 {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            bytes.push(state as u8);
+        }
+        let mut stream = TcpStream::connect(stage.address()).await.unwrap();
+        // It may be cut while it still writes.
+        let _ = stream.write_all(&bytes).await;
+        let _ = stream.shutdown().await;
+        let mut rest = Vec::new();
+        let _ = tokio::time::timeout(LONG, stream.read_to_end(&mut rest)).await.unwrap();
+    }
+    let url = format!("http://{}", stage.address());
+    stage.register(url).await;
+}
