@@ -150,6 +150,10 @@ pub struct Registrar {
     pub signing_mode: SigningMode,
     /// Serialized `ClientConf`.
     pub clientconf_path: PathBuf,
+    /// File of further prefixes of the Prefix transport, as the stations have it.
+    pub supplemental_prefix_path: Option<PathBuf>,
+    /// Leave out the built-in prefixes.
+    pub disable_default_prefixes: bool,
     /// Overrides of the phantom subnet.
     pub overrides: Overrides,
     /// Override of the prefix by a random one; `None` for the rule of the mechanism.
@@ -214,6 +218,8 @@ impl Registrar {
                 "clientconf_path",
                 "the path of a serialized ClientConf",
             )),
+            supplemental_prefix_path: path(t, "supplemental_prefix_path"),
+            disable_default_prefixes: t.boolean("disable_default_prefixes").unwrap_or(false),
             overrides: overrides(t),
             random_prefix_override: t.boolean("random_prefix_override"),
             admin_listen_addr: address(t, "admin_listen_addr", "ADDRESS:PORT"),

@@ -248,11 +248,12 @@ impl Registrar {
         let (path, files) = (&self.setup.path, &self.setup.files);
         let loaded = conf::Registrar::load(path).map_err(|e| (path.clone(), e.to_string()));
         let loaded = loaded.and_then(|registrar| {
-            let files = Files { client_conf: registrar.value.clientconf_path, ..files.clone() };
+            let files = Files::new(&registrar.value, &files.phantoms);
             Snapshot::load(&files).map_err(|e| {
                 let file = match &e {
                     SnapshotError::Phantoms { path, .. }
                     | SnapshotError::ClientConf { path, .. }
+                    | SnapshotError::Prefixes { path, .. }
                     | SnapshotError::Decode { path, .. } => path.clone(),
                 };
                 (file, e.to_string())

@@ -106,11 +106,11 @@ fn respond<R: CryptoRng + ?Sized>(
         .ok_or(Refusal::Failed)?;
     let any = payload.transport_params.as_ref();
     let parsed =
-        Params::parse(transport, version, any, &rules.prefixes).map_err(|_| Refusal::Failed)?;
+        Params::parse(transport, version, any, &snapshot.prefixes).map_err(|_| Refusal::Failed)?;
     let fixed = payload.disable_registrar_overrides();
     if rules.random_prefix && !fixed && transport == Transport::Prefix {
         let client = any.and_then(|any| params::unpack::<PrefixTransportParams>(any).ok());
-        if let Some(prefix) = rules.prefixes.random(rng) {
+        if let Some(prefix) = snapshot.prefixes.random(rng) {
             let chosen = overrides::prefix_params(
                 prefix.id,
                 &prefix.bytes,
@@ -120,13 +120,13 @@ fn respond<R: CryptoRng + ?Sized>(
         }
     }
     response.dst_port = Some(if random_port {
-        let port = requested_port(transport, version, &parsed, &seed, &rules.prefixes);
+        let port = requested_port(transport, version, &parsed, &seed, &snapshot.prefixes);
         u32::from(port.map_err(|_| Refusal::Failed)?)
     } else {
         DEFAULT_PORT
     });
     if rules.overrides.enforce {
-        move_phantom(&mut response, transport, fixed, rules, rng);
+        move_phantom(&mut response, transport, fixed, snapshot, rules, rng);
     }
     Ok(response)
 }
@@ -136,6 +136,7 @@ fn move_phantom<R: CryptoRng + ?Sized>(
     response: &mut RegistrationResponse,
     transport: Transport,
     fixed: bool,
+    snapshot: &Snapshot,
     rules: &Rules,
     rng: &mut R,
 ) {
@@ -156,8 +157,8 @@ fn move_phantom<R: CryptoRng + ?Sized>(
     let Some(entry) = picked.map(|at| group[at]) else { return };
     if let OverrideTransport::Prefix { prefix_id, .. } = entry.transport {
         let prefix = match prefix_id {
-            -1 => rules.prefixes.random(rng),
-            id => rules.prefixes.by_id(i32::from(id)),
+            -1 => snapshot.prefixes.random(rng),
+            id => snapshot.prefixes.by_id(i32::from(id)),
         };
         let Some(prefix) = prefix else { return };
         let chosen = overrides::prefix_params(prefix.id, &prefix.bytes, None);
@@ -190,6 +191,7 @@ mod tests {
     use rand_chacha::rand_core::SeedableRng;
     use registration::request::Registration;
     use signalling::{C2sWrapper, RegistrationSource, TransportType};
+    use transports::prefix::PrefixTable;
 
     const HEAD: &str = "log_level = \"info\"\nzmq_bind_addr = \"*\"\nzmq_auth_type = \"NULL\"\n\
                         clientconf_path = \"/c\"\n";
@@ -205,7 +207,12 @@ mod tests {
 
     fn snapshot() -> Snapshot {
         let phantoms = PhantomTable::parse(PHANTOMS).unwrap().table;
-        Snapshot { phantoms, delivery: Delivery::new(&[0x10, 5]), generation: 5 }
+        Snapshot {
+            phantoms,
+            delivery: Delivery::new(&[0x10, 5]),
+            generation: 5,
+            prefixes: PrefixTable::default(),
+        }
     }
 
     fn registration(transport: TransportType) -> Registration {
@@ -303,7 +310,7 @@ mod tests {
             let response = answer(&registration(TransportType::Prefix), &on, seed).unwrap();
             let any = response.transport_params.unwrap();
             let chosen: PrefixTransportParams = params::unpack(&any).unwrap();
-            let known = on.prefixes.by_id(chosen.prefix_id()).unwrap();
+            let known = PrefixTable::default().by_id(chosen.prefix_id()).unwrap().clone();
             assert_eq!(chosen.prefix(), known.bytes);
             seen.insert(known.id);
         }

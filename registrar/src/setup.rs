@@ -167,8 +167,7 @@ impl Setup {
     pub fn load_for(path: &Path, phantoms: &Path, services: Services) -> Result<Self, StartError> {
         let Loaded { value: registrar, notices } = conf::Registrar::load(path)?;
         log::set_level(registrar.log_level);
-        let files =
-            Files { client_conf: registrar.clientconf_path.clone(), phantoms: phantoms.to_owned() };
+        let files = Files::new(&registrar, phantoms);
         let (snapshot, remarks) = Snapshot::load(&files)?;
         for notice in notices {
             log::line(Level::Warning, &notice.to_string(), &[]);

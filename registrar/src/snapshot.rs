@@ -20,6 +20,8 @@ pub struct Snapshot {
     pub delivery: Delivery,
     /// Its generation; 0 when it names none.
     pub generation: u32,
+    /// Prefixes of the Prefix transport.
+    pub prefixes: PrefixTable,
 }
 
 /// Rules that hold from start to end.
@@ -27,8 +29,6 @@ pub struct Snapshot {
 pub struct Rules {
     /// Transports that registrations may ask for.
     pub transports: BTreeSet<Transport>,
-    /// Prefixes of the Prefix transport.
-    pub prefixes: PrefixTable,
     /// Subnet overrides.
     pub overrides: conf::Overrides,
     /// Give every Prefix client that allows it a random prefix.
@@ -44,6 +44,22 @@ pub struct Files {
     pub client_conf: PathBuf,
     /// Phantom subnets.
     pub phantoms: PathBuf,
+    /// Further prefixes of the Prefix transport.
+    pub prefixes: Option<PathBuf>,
+    /// Leave out the built-in ones.
+    pub no_default_prefixes: bool,
+}
+
+impl Files {
+    /// The files that a configuration names, and that of the phantom subnets.
+    pub fn new(registrar: &conf::Registrar, phantoms: &Path) -> Self {
+        Self {
+            client_conf: registrar.clientconf_path.clone(),
+            phantoms: phantoms.to_owned(),
+            prefixes: registrar.supplemental_prefix_path.clone(),
+            no_default_prefixes: registrar.disable_default_prefixes,
+        }
+    }
 }
 
 /// Why a snapshot could not be made.
@@ -65,6 +81,14 @@ pub enum SnapshotError {
         /// Why.
         source: client_conf::ClientConfError,
     },
+    /// The supplemental prefix file cannot be used.
+    #[error("supplemental_prefix_path: {source}")]
+    Prefixes {
+        /// Path of the file.
+        path: PathBuf,
+        /// Why.
+        source: conf::Problems,
+    },
     /// The phantom subnets cannot be used.
     #[error("phantom subnets {}: {source}", .path.display())]
     Phantoms {
@@ -76,7 +100,7 @@ pub enum SnapshotError {
 }
 
 impl Snapshot {
-    /// Reads both files. Remarks are returned beside the snapshot.
+    /// Reads all files. Remarks are returned beside the snapshot.
     ///
     /// # Errors
     /// [`SnapshotError`]; nothing is half read.
@@ -99,8 +123,14 @@ impl Snapshot {
         if generation > 0 && phantoms.generation(generation).is_none() {
             remarks.push(missing_generation(generation, files.client_conf.as_path(), path));
         }
+        let prefixes = conf::prefix_table(files.prefixes.as_deref(), files.no_default_prefixes)
+            .map_err(|source| SnapshotError::Prefixes {
+                path: files.prefixes.clone().unwrap_or_default(),
+                source,
+            })?;
+        remarks.extend(prefixes.notices.iter().map(ToString::to_string));
         let delivery = Delivery::new(&client_conf);
-        Ok((Self { phantoms, delivery, generation }, remarks))
+        Ok((Self { phantoms, delivery, generation, prefixes: prefixes.value }, remarks))
     }
 
     /// Number of generations with phantoms.
@@ -119,12 +149,11 @@ fn missing_generation(generation: u32, client_conf: &Path, phantoms: &Path) -> S
 }
 
 impl Rules {
-    /// Rules of a configuration: every transport, the built-in prefixes, no signatures.
+    /// Rules of a configuration: every transport, no signatures.
     pub fn new(registrar: &conf::Registrar) -> Self {
         let curve = registrar.zmq_auth == conf::ZmqAuth::Curve;
         Self {
             transports: Transport::ALL.into_iter().collect(),
-            prefixes: PrefixTable::default(),
             overrides: registrar.overrides.clone(),
             random_prefix: registrar.random_prefix_override.unwrap_or(curve),
             signer: None,
