@@ -20,15 +20,21 @@ pub struct Arguments {
     registrar: String,
     #[command(flatten)]
     channels: ChannelArguments,
-    /// Transport: min, prefix or obfs4.
+    /// Transport: min, prefix, obfs4 or dtls.
     #[arg(long, default_value = "min")]
     transport: String,
     /// Prefix of the prefix transport; -1 is random.
     #[arg(long, default_value_t = -1, allow_negative_numbers = true)]
     prefix_id: i32,
+    /// File of further prefixes, as the station and its registrar have it.
+    #[arg(long, value_name = "FILE")]
+    prefix_file: Option<PathBuf>,
     /// How prefix flushes: 0 as the prefix says, 1 prefix and tag in one write, 2 in a write each.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(i32).range(0..=2))]
     prefix_flush: i32,
+    /// Let the station send without an order, for dtls and payloads that bear it.
+    #[arg(long)]
+    unordered_dtls: bool,
     /// ClientConf of the station; replaced when a registrar sends a newer one.
     #[arg(long, value_name = "FILE")]
     client_conf: PathBuf,
@@ -72,8 +78,10 @@ impl Arguments {
             "min" => Transport::Min,
             "prefix" => Transport::Prefix(self.prefix_id),
             "obfs4" => Transport::Obfs4,
+            "dtls" => Transport::Dtls { unordered: self.unordered_dtls },
             other => {
-                return Err(format!("--transport: found {other}, expected min, prefix or obfs4"));
+                let known = "min, prefix, obfs4 or dtls";
+                return Err(format!("--transport: found {other}, expected {known}"));
             }
         };
         let mut options = Options::new(channel, transport, self.connect_addr.clone());
@@ -82,6 +90,8 @@ impl Arguments {
         options.families = Families { v4: !self.disable_ipv4, v6: !self.disable_ipv6 };
         options.randomize_port = self.rand_dst_port;
         options.flush_policy = self.prefix_flush;
+        let prefixes = conf::prefix_table(self.prefix_file.as_deref(), false);
+        options.prefixes = prefixes.map_err(|e| format!("--prefix-file: {e}"))?.value;
         options.disable_overrides = self.disable_overrides;
         if let Some(roots) = &self.roots {
             options.roots.clone_from(roots);

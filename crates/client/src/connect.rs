@@ -52,12 +52,20 @@ pub struct Connection {
 }
 
 impl Session {
-    /// Dials the phantoms of both families at once and keeps the first that opens; the other is
-    /// closed without a byte. Writes the transport's opening.
+    /// Opens a connection through one of the phantoms.
     ///
     /// # Errors
     /// When no phantom answers in time.
     pub async fn connect(&self) -> Result<Connection, ConnectError> {
+        match &self.opening {
+            Opening::Dtls(dtls) => dtls.connect(self.v4, self.v6, self.dial_attempts).await,
+            _ => self.connect_tcp().await,
+        }
+    }
+
+    /// Dials the phantoms of both families at once and keeps the first that opens; the other is
+    /// closed without a byte. Writes the transport's opening.
+    async fn connect_tcp(&self) -> Result<Connection, ConnectError> {
         let mut result = Err(ConnectError::NoPhantom);
         for _ in 0..self.dial_attempts.max(1) {
             result = self.race().await;
@@ -90,6 +98,8 @@ impl Session {
                 let opened = opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
                 Stream::Obfs4(opened.map_err(|cause| ConnectError::Opening { phantom, cause })?)
             }
+            // Is no matter of TCP.
+            Opening::Dtls(_) => return Err(ConnectError::NoPhantom),
         };
         Ok(Connection { stream, phantom })
     }

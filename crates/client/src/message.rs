@@ -1,18 +1,22 @@
 //! The messages that a client sends (`spec/detector.md` 9, `spec/registrar.md` 11.1).
 
+use std::net::{IpAddr, SocketAddr};
+
 use signalling::params::pack;
 use signalling::{
-    Any, C2sWrapper, ClientToStation, GenericTransportParams, Message, PrefixTransportParams,
-    RegistrationFlags, RegistrationSource,
+    Addr, Any, C2sWrapper, ClientToStation, DtlsTransportParams, GenericTransportParams, Message,
+    PrefixTransportParams, RegistrationFlags, RegistrationSource,
 };
 
+use crate::dtls::Sources;
 use crate::options::{ClientConf, Options, Transport};
 
 /// Size of an AEAD tag: payloads are padded so that payload and tag are a multiple of 3.
 const GCM_TAG: usize = 16;
 
-/// Transport parameters for `prefix_id`, the resolved prefix of Prefix.
-pub(crate) fn transport_params(options: &Options, prefix_id: i32) -> Any {
+/// Transport parameters for `prefix_id`, the resolved prefix of Prefix, and `sources`, where a
+/// client of DTLS can be reached.
+pub(crate) fn transport_params(options: &Options, prefix_id: i32, sources: &Sources) -> Any {
     let randomize_dst_port = Some(options.randomize_port);
     match options.transport {
         Transport::Min | Transport::Obfs4 => pack(&GenericTransportParams { randomize_dst_port }),
@@ -22,18 +26,37 @@ pub(crate) fn transport_params(options: &Options, prefix_id: i32) -> Any {
             randomize_dst_port,
             ..Default::default()
         }),
+        Transport::Dtls { unordered } => pack(&DtlsTransportParams {
+            src_addr4: sources.v4.map(address),
+            src_addr6: sources.v6.map(address),
+            randomize_dst_port,
+            unordered: Some(unordered),
+        }),
     }
 }
 
+fn address(at: SocketAddr) -> Addr {
+    let ip = match at.ip() {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    };
+    Addr { ip: Some(ip), port: Some(u32::from(at.port())) }
+}
+
 /// The registration itself.
-pub(crate) fn payload(options: &Options, conf: &ClientConf, prefix_id: i32) -> ClientToStation {
+pub(crate) fn payload(
+    options: &Options,
+    conf: &ClientConf,
+    prefix_id: i32,
+    sources: &Sources,
+) -> ClientToStation {
     let transport = transports::Transport::from(options.transport);
     ClientToStation {
         decoy_list_generation: Some(conf.generation),
         client_lib_version: Some(options.version),
         disable_registrar_overrides: Some(options.disable_overrides),
         transport: Some(transport.number()),
-        transport_params: Some(transport_params(options, prefix_id)),
+        transport_params: Some(transport_params(options, prefix_id, sources)),
         covert_address: Some(options.covert.clone()),
         v6_support: Some(options.families.v6),
         v4_support: Some(options.families.v4),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use phantoms::Group;
-use transports::prefix::FLUSH_DEFAULT;
+use transports::prefix::{FLUSH_DEFAULT, PrefixTable};
 
 use crate::amp::AmpChannel;
 use crate::dns::{DnsChannel, DnsConf};
@@ -37,6 +37,11 @@ pub enum Transport {
     Prefix(i32),
     /// A handshake and frames that look like random bytes.
     Obfs4,
+    /// DTLS over UDP, dialled from both sides.
+    Dtls {
+        /// Let the station send without an order, for payloads that bear it.
+        unordered: bool,
+    },
 }
 
 impl From<Transport> for transports::Transport {
@@ -45,6 +50,7 @@ impl From<Transport> for transports::Transport {
             Transport::Min => Self::Min,
             Transport::Prefix(_) => Self::Prefix,
             Transport::Obfs4 => Self::Obfs4,
+            Transport::Dtls { .. } => Self::Dtls,
         }
     }
 }
@@ -76,6 +82,8 @@ pub struct Options {
     /// How Prefix flushes: 0 as the prefix or the registrar says, 1 prefix and tag in one write, 2
     /// in a write each.
     pub flush_policy: i32,
+    /// Prefixes that the client knows.
+    pub prefixes: PrefixTable,
     /// Forbid the registrar to change transport parameters.
     pub disable_overrides: bool,
     /// Ask for a PROXY header towards the covert.
@@ -107,8 +115,9 @@ impl Options {
             covert,
             version: 4,
             families: Families { v4: true, v6: true },
-            randomize_port: !matches!(transport, Transport::Prefix(_)),
+            randomize_port: matches!(transport, Transport::Min | Transport::Obfs4),
             flush_policy: FLUSH_DEFAULT,
+            prefixes: PrefixTable::default(),
             disable_overrides: false,
             proxy_header: false,
             address: ClientAddress::Stun(None),

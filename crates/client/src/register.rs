@@ -1,20 +1,22 @@
 //! Making a registration.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use keys::{ClientVersion, SharedSecret};
 use phantoms::{Family, Generation, Phantom, SelectError};
 use signalling::params::unpack;
-use signalling::{RegistrationResponse, RegistrationSource};
+use signalling::{DtlsTransportParams, RegistrationResponse, RegistrationSource};
 use transports::obfs4::ClientIdentity;
-use transports::prefix::{FLUSH_DEFAULT, Prefix, PrefixTable};
+use transports::prefix::{FLUSH_DEFAULT, Prefix};
 use transports::{DEFAULT_PORT, Params, PortError, destination_port};
 
 use crate::amp::AmpError;
 use crate::api::ApiError;
 use crate::decoy::DecoyError;
 use crate::dns::{DnsError, DnsRegistrar};
+use crate::dtls::{Doors, DoorsError, Sources};
 use crate::grpc::GrpcError;
 use crate::message;
 use crate::options::{Channel, ClientConf, Options, Transport};
@@ -33,7 +35,7 @@ pub enum RegisterError {
     #[error("phantom port: {0}")]
     Port(#[from] PortError),
     /// The prefix is not known.
-    #[error("prefix {0} is not known; known are -1 (random) and 0 to 9")]
+    #[error("prefix {0} is not known; known are -1 (random), 0 to 9 and those of a prefix file")]
     Prefix(i32),
     /// The registrar's parameters cannot be used.
     #[error("the registrar's transport parameters: {0}")]
@@ -59,6 +61,9 @@ pub enum RegisterError {
     /// The client's address cannot be learnt.
     #[error(transparent)]
     Address(#[from] StunError),
+    /// No socket for DTLS.
+    #[error(transparent)]
+    Doors(#[from] DoorsError),
 }
 
 /// A client of one station.
@@ -92,6 +97,7 @@ pub(crate) enum Opening {
     Min(SharedSecret),
     Prefix { secret: SharedSecret, station_key: [u8; 32], bytes: Vec<u8>, flush: i32 },
     Obfs4(Box<ClientIdentity>),
+    Dtls(Arc<crate::dtls::Opening>),
 }
 
 impl Session {
@@ -114,7 +120,12 @@ impl Client {
         let (options, conf) = (&self.options, &self.conf);
         let prefix = self.prefix()?;
         let prefix_id = prefix.as_ref().map_or(0, |p| p.id);
-        let payload = message::payload(options, conf, prefix_id);
+        let doors = match options.transport {
+            Transport::Dtls { .. } => Some(Doors::open(self).await?),
+            _ => None,
+        };
+        let sources = doors.as_ref().map_or_else(Sources::default, Doors::sources);
+        let payload = message::payload(options, conf, prefix_id, &sources);
         let (secret, response) = match &options.channel {
             Channel::Decoy => (crate::decoy::register(conf, options, &payload).await?, None),
             Channel::Api(url) => {
@@ -169,10 +180,17 @@ impl Client {
                 (secret, response)
             }
         };
-        match response {
+        let dtls = doors.map(|doors| doors.behind(&secret));
+        let mut session = match response {
             None => self.derived(secret, prefix),
             Some(response) => self.promised(secret, prefix, &response),
+        }?;
+        if let Some(dtls) = dtls {
+            session.opening = Opening::Dtls(Arc::new(dtls));
+            // The station dials as soon as it knows the registration.
+            session.delay = Duration::ZERO;
         }
+        Ok(session)
     }
 
     /// A new session secret: the agreement of a fresh key with the station's.
@@ -198,9 +216,9 @@ impl Client {
     }
 
     fn prefix(&self) -> Result<Option<Prefix>, RegisterError> {
-        let table = PrefixTable::default();
+        let table = &self.options.prefixes;
         match self.options.transport {
-            Transport::Min | Transport::Obfs4 => Ok(None),
+            Transport::Min | Transport::Obfs4 | Transport::Dtls { .. } => Ok(None),
             Transport::Prefix(-1) => Ok(table.random(&mut rand::rng()).cloned()),
             Transport::Prefix(id) => {
                 table.by_id(id).cloned().map(Some).ok_or(RegisterError::Prefix(id))
@@ -229,11 +247,16 @@ impl Client {
         let randomize_dst_port = self.options.randomize_port;
         let transport = self.options.transport.into();
         let params = match &prefix {
+            None if transport == transports::Transport::Dtls => {
+                let randomize_dst_port = Some(randomize_dst_port);
+                let params = DtlsTransportParams { randomize_dst_port, ..Default::default() };
+                Params::Dtls(Box::new(params))
+            }
             None => Params::Generic { randomize_dst_port },
             Some(p) => Params::Prefix { id: p.id, randomize_dst_port },
         };
-        let table = PrefixTable::default();
-        let port = destination_port(transport, version, random, &params, &seed, &table)?;
+        let port =
+            destination_port(transport, version, random, &params, &seed, &self.options.prefixes)?;
         let at = |phantom: Option<Phantom>| phantom.map(|p| SocketAddr::new(p.address, port));
         Ok(self.session(secret, prefix.map(|p| (p.bytes, p.flush)), at(v4), at(v6)))
     }

@@ -16,6 +16,8 @@ pub enum Stream {
     Plain(TcpStream),
     /// An open obfs4 tunnel.
     Obfs4(obfs4::Stream),
+    /// An open DTLS session.
+    Dtls(endpoint::Stream),
 }
 
 impl Stream {
@@ -23,7 +25,7 @@ impl Stream {
     pub fn into_plain(self) -> Option<TcpStream> {
         match self {
             Self::Plain(socket) => Some(socket),
-            Self::Obfs4(_) => None,
+            Self::Obfs4(_) | Self::Dtls(_) => None,
         }
     }
 }
@@ -37,6 +39,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Obfs4(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Dtls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -50,6 +53,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, data),
             Self::Obfs4(stream) => Pin::new(stream).poll_write(cx, data),
+            Self::Dtls(stream) => Pin::new(stream).poll_write(cx, data),
         }
     }
 
@@ -57,6 +61,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Self::Obfs4(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Dtls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -64,6 +69,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Obfs4(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Dtls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The client's own address, asked from a STUN server (RFC 5389, `spec/registrar.md` 11.1).
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use rand::Rng;
@@ -53,7 +53,14 @@ pub(crate) async fn mapped_address(server: &str) -> Result<Option<Ipv4Addr>, Stu
     let found = tokio::net::lookup_host(server).await.map_err(failed)?.find(SocketAddr::is_ipv4);
     let found = found.ok_or_else(|| failed(io::Error::other("it has no IPv4 address")))?;
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await.map_err(failed)?;
-    socket.connect(found).await.map_err(failed)?;
+    Ok(mapped(&socket, found).await.and_then(|address| match address.ip() {
+        IpAddr::V4(v4) => Some(v4),
+        IpAddr::V6(_) => None,
+    }))
+}
+
+/// The address of `socket` as the server at `server` sees it; `None` when it does not answer.
+pub(crate) async fn mapped(socket: &UdpSocket, server: SocketAddr) -> Option<SocketAddr> {
     let mut transaction = [0; 12];
     rand::rng().fill_bytes(&mut transaction);
     let mut request = Vec::with_capacity(HEAD);
@@ -62,27 +69,30 @@ pub(crate) async fn mapped_address(server: &str) -> Result<Option<Ipv4Addr>, Stu
     request.extend_from_slice(&MAGIC.to_be_bytes());
     request.extend_from_slice(&transaction);
     for wait in WAITS {
-        if socket.send(&request).await.is_err() {
+        if socket.send_to(&request, server).await.is_err() {
             continue;
         }
         let answer = async {
             let mut reply = [0; 1500];
             loop {
-                let length = socket.recv(&mut reply).await.ok()?;
+                let (length, peer) = socket.recv_from(&mut reply).await.ok()?;
+                if peer != server {
+                    continue;
+                }
                 if let Some(address) = read(&reply[..length], &transaction) {
                     return Some(address);
                 }
             }
         };
         if let Ok(Some(address)) = timeout(wait, answer).await {
-            return Ok(Some(address));
+            return Some(address);
         }
     }
-    Ok(None)
+    None
 }
 
 /// The mapped address in a response to `transaction`.
-fn read(reply: &[u8], transaction: &[u8; 12]) -> Option<Ipv4Addr> {
+fn read(reply: &[u8], transaction: &[u8; 12]) -> Option<SocketAddr> {
     let head = reply.first_chunk::<HEAD>()?;
     let u16_at =
         |bytes: &[u8], at: usize| Some(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]));
@@ -95,9 +105,23 @@ fn read(reply: &[u8], transaction: &[u8; 12]) -> Option<Ipv4Addr> {
     let mut rest = reply[HEAD..].get(..usize::from(u16_at(head, 2)?))?;
     while let (Some(kind), Some(length)) = (u16_at(rest, 0), u16_at(rest, 2)) {
         let value = rest.get(4..4 + usize::from(length))?;
-        if kind == XOR_MAPPED_ADDRESS && value.get(1) == Some(&1) {
-            let bits = u32::from_be_bytes(value.get(4..8)?.try_into().ok()?);
-            return Some(Ipv4Addr::from(bits ^ MAGIC));
+        if kind == XOR_MAPPED_ADDRESS {
+            let port = u16_at(value, 2)? ^ (MAGIC >> 16) as u16;
+            let ip: IpAddr = match value.get(1)? {
+                1 => {
+                    let bits = u32::from_be_bytes(value.get(4..8)?.try_into().ok()?);
+                    Ipv4Addr::from(bits ^ MAGIC).into()
+                }
+                2 => {
+                    let mut mask = [0; 16];
+                    mask[..4].copy_from_slice(&MAGIC.to_be_bytes());
+                    mask[4..].copy_from_slice(transaction);
+                    let bits = u128::from_be_bytes(value.get(4..20)?.try_into().ok()?);
+                    Ipv6Addr::from(bits ^ u128::from_be_bytes(mask)).into()
+                }
+                _ => return None,
+            };
+            return Some(SocketAddr::new(ip, port));
         }
         // Attributes are padded to a multiple of four.
         rest = rest.get(4 + usize::from(length).next_multiple_of(4)..)?;
@@ -142,7 +166,13 @@ mod tests {
         let mut reply = b"\x01\x01\0\x0c\x21\x12\xa4\x42".to_vec();
         reply.extend_from_slice(&[7; 12]);
         reply.extend_from_slice(b"\0\x20\0\x08\0\x01\0\0\x21\x12\xa4\x43");
-        assert_eq!(read(&reply, &[7; 12]), Some(Ipv4Addr::new(0, 0, 0, 1)));
+        assert_eq!(read(&reply, &[7; 12]), Some("0.0.0.1:8467".parse().unwrap()));
+        let mut v6 = b"\x01\x01\0\x18\x21\x12\xa4\x42".to_vec();
+        v6.extend_from_slice(&[7; 12]);
+        v6.extend_from_slice(b"\0\x20\0\x14\0\x02\x31\x72\x21\x12\xa4\x42");
+        v6.extend_from_slice(&[7; 11]);
+        v6.push(6);
+        assert_eq!(read(&v6, &[7; 12]), Some("[::1]:4192".parse().unwrap()));
         assert_eq!(read(&reply, &[8; 12]), None);
         for length in 0..reply.len() {
             assert_eq!(read(&reply[..length], &[7; 12]), None);
