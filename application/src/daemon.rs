@@ -26,7 +26,7 @@ use crate::ingest::{self, IngestQueue};
 use crate::pipeline::Pipeline;
 use crate::policy::{Policy, PolicyError};
 use crate::stats;
-use crate::{Station, connection, dtls, listener, sources};
+use crate::{Station, connection, dtls, listener, share, sources};
 
 /// How often the time of registrations is looked at.
 const EXPIRY_TICK: Duration = Duration::from_secs(1);
@@ -181,7 +181,8 @@ fn run(arguments: &Arguments, reg: &Logger) -> Result<(), StartError> {
             println!("{note}");
         }
         let zmq_key = variable("ZMQ_PRIVKEY");
-        for text in sources::prepare(&setup.settings, zmq_key.as_deref()).remarks() {
+        let prepared = sources::prepare(&setup.settings, zmq_key.as_deref(), &Arc::default());
+        for text in prepared.remarks() {
             println!("{text}");
         }
         println!("{}: good", setup.path.display());
@@ -299,7 +300,8 @@ impl Daemon {
         let zmq = Logger::new("[ZMQ_PROXY] ");
         let fan_in = format!("ipc://@{}", settings.socket_name);
         let fan_in = Arc::new(Publisher::bind(&fan_in, PublisherOptions::default()).await?);
-        let prepared = sources::prepare(&settings, variable("ZMQ_PRIVKEY").as_deref());
+        let (key, screened) = (variable("ZMQ_PRIVKEY"), &pipeline.stats.screened);
+        let prepared = sources::prepare(&settings, key.as_deref(), screened);
         let (mut sources, mut tasks) = prepared.connect(&fan_in, &zmq);
 
         let (queue, messages) = IngestQueue::new(Arc::clone(&pipeline.stats));
@@ -498,6 +500,11 @@ impl admin::Daemon for Daemon {
             list.iter().map(|(name, value)| Count { name: (*name).into(), value: *value }).collect()
         };
         let (ingest, liveness) = (&stats.ingest, pipeline.liveness.counters());
+        let screened = &stats.screened;
+        let shared = pipeline.sharer.as_ref().map(|sharer| &sharer.counters);
+        let shared = |of: fn(&share::Counters) -> &stats::Window| {
+            shared.map_or(0, |counters| of(counters).total())
+        };
         DaemonStatus {
             state: "ready".to_owned(),
             notes,
@@ -518,6 +525,14 @@ impl admin::Daemon for Daemon {
                     ("errors", stats.registrations.errors.total()),
                     ("duplicates", stats.registrations.duplicates.total()),
                     ("store_full", stats.registrations.full.total()),
+                    ("responses_verified", screened.verified.total()),
+                    ("responses_refused", screened.refused.total()),
+                    ("responses_stripped", screened.stripped.total()),
+                    ("prescans_ignored", screened.prescans.total()),
+                    ("malformed", screened.malformed.total()),
+                    ("shared", shared(|counters| &counters.shared)),
+                    ("share_failed", shared(|counters| &counters.failed)),
+                    ("share_dropped", shared(|counters| &counters.dropped)),
                 ]),
                 liveness: counts(&[
                     ("quiet", liveness.quiet.total()),

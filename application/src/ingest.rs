@@ -2,22 +2,46 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Instant;
 
 use bus::{Publisher, Subscriber};
 use bytes::Bytes;
+use telemetry::log::Logger;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use crate::covert::Resolver;
 use crate::liveness::Dialer;
 use crate::pipeline::Pipeline;
+use crate::screen::Screen;
 use crate::stats::{BUS_QUEUE, Stats};
+use crate::throttle::Throttle;
 
-/// Hands every message of one source to the fan-in socket, to which external tools subscribe.
-pub async fn forward(mut source: Subscriber, fan_in: Arc<Publisher>) {
+/// Hands what may be believed of every message of one source to the fan-in socket, to which
+/// external tools subscribe. `address` is the source's.
+pub async fn forward(
+    mut source: Subscriber,
+    address: String,
+    screen: Screen,
+    fan_in: Arc<Publisher>,
+    log: Logger,
+) {
+    let throttle = Throttle::default();
     loop {
         let message = source.recv().await;
-        fan_in.publish(message);
+        let said = match screen.apply(message) {
+            Ok((message, refusal)) => {
+                fan_in.publish(message);
+                refusal.map(|refusal| format!("response of the registrar refused: {refusal}"))
+            }
+            Err(error) => Some(format!("message dropped: {error}")),
+        };
+        let Some(text) = said else { continue };
+        match throttle.take(Instant::now()) {
+            Some(0) => log.error(format_args!("source {address}: {text}")),
+            Some(n) => log.error(format_args!("source {address}: {text} ({n} more before)")),
+            None => {}
+        }
     }
 }
 
@@ -49,11 +73,7 @@ impl IngestQueue {
 }
 
 /// Reads the ingest subscriber for ever.
-pub async fn subscribe(
-    mut subscriber: Subscriber,
-    queue: IngestQueue,
-    log: telemetry::log::Logger,
-) {
+pub async fn subscribe(mut subscriber: Subscriber, queue: IngestQueue, log: Logger) {
     loop {
         let message = subscriber.recv().await;
         if !queue.offer(message) {

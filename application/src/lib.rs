@@ -21,10 +21,13 @@ pub mod obfs4;
 pub mod pipeline;
 pub mod policy;
 pub mod registration;
+pub mod screen;
+pub mod share;
 mod sources;
 mod station;
 pub mod stats;
 pub mod store;
+mod throttle;
 pub mod tunnel;
 
 pub use station::Station;

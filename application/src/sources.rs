@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
 use crate::ingest;
+use crate::screen::{Counters, Screen};
 
 /// Limit of a connection, and again of its handshake, under CURVE: a server that has another key
 /// may say nothing at all, and that is to be told within 10 s.
@@ -37,14 +38,18 @@ enum KeyError {
 /// The sources of a configuration with their keys.
 #[derive(Debug)]
 pub(crate) struct Prepared {
-    usable: Vec<(String, SubscriberOptions)>,
+    usable: Vec<(String, SubscriberOptions, Screen)>,
     unusable: Vec<String>,
     notes: Vec<String>,
 }
 
 /// Reads what the sources of `settings` need; `key` is the CURVE key file where the configuration
-/// names none. Without CURVE sources no key is read.
-pub(crate) fn prepare(settings: &Application, key: Option<&Path>) -> Prepared {
+/// names none. Without CURVE sources no key is read. What is not believed goes into `counters`.
+pub(crate) fn prepare(
+    settings: &Application,
+    key: Option<&Path>,
+    counters: &Arc<Counters>,
+) -> Prepared {
     let heartbeat = (!settings.heartbeat_interval.is_zero()).then_some(Heartbeat {
         interval: settings.heartbeat_interval,
         timeout: settings.heartbeat_timeout,
@@ -72,7 +77,16 @@ pub(crate) fn prepare(settings: &Application, key: Option<&Path>) -> Prepared {
             }
             _ => {}
         }
-        prepared.usable.push((address, options));
+        match Screen::new(source, settings.prescanned_from_any, Arc::clone(counters)) {
+            Ok(screen) => prepared.usable.push((address, options, screen)),
+            Err(error) => {
+                let text = format!(
+                    "source {address} is skipped: signing_pubkey is {error}; the registrar prints \
+                     it with --check-config"
+                );
+                prepared.unusable.push(text);
+            }
+        }
     }
     if let Some(Ok(keys)) = &keys {
         let own = keys::z85(keys.public());
@@ -120,13 +134,15 @@ impl Prepared {
         for note in &self.notes {
             log.warn(note);
         }
-        for (address, options) in self.usable {
+        for (address, options, screen) in self.usable {
             match Subscriber::connect(&address, options) {
                 Ok(subscriber) => {
                     let state = subscriber.watch();
                     sources.push((address.clone(), state.clone()));
-                    tasks.push(tokio::spawn(report(address, state, log.clone())));
-                    tasks.push(tokio::spawn(ingest::forward(subscriber, Arc::clone(fan_in))));
+                    tasks.push(tokio::spawn(report(address.clone(), state, log.clone())));
+                    let (fan_in, log) = (Arc::clone(fan_in), log.clone());
+                    let forward = ingest::forward(subscriber, address, screen, fan_in, log);
+                    tasks.push(tokio::spawn(forward));
                 }
                 Err(error) => log.error(format_args!("failed to connect to {address}: {error}")),
             }
@@ -176,7 +192,8 @@ mod tests {
 
     #[test]
     fn a_key_is_needed_for_curve_sources_only() {
-        let plain = prepare(&settings("", false), Some(Path::new("/nonexistent/key")));
+        let plain =
+            prepare(&settings("", false), Some(Path::new("/nonexistent/key")), &Arc::default());
         assert_eq!((plain.usable.len(), text(&plain)), (1, String::new()));
         for (key, variable, cause) in [
             ("", None, "no key is named; set zmq_privkey_path, or ZMQ_PRIVKEY in conjure.conf"),
@@ -184,7 +201,7 @@ mod tests {
             ("", Some("/nonexistent/other"), "cannot read /nonexistent/other: No such file"),
             ("/dev/null", None, "/dev/null has 0 bytes, a private key needs 32"),
         ] {
-            let skipped = prepare(&settings(key, true), variable.map(Path::new));
+            let skipped = prepare(&settings(key, true), variable.map(Path::new), &Arc::default());
             let start = "failed to set up CURVE authentication for tcp://192.0.2.1:5591: ";
             assert!(text(&skipped).starts_with(&format!("{start}{cause}")), "{}", text(&skipped));
             assert_eq!(skipped.usable.len(), 1, "the other source stays");
@@ -197,8 +214,8 @@ mod tests {
         let path = dir.path().join("zmq");
         let pair = [7; 64];
         std::fs::write(&path, pair).unwrap();
-        let good =
-            prepare(&settings(path.to_str().unwrap(), true), Some(Path::new("/nonexistent")));
+        let named = settings(path.to_str().unwrap(), true);
+        let good = prepare(&named, Some(Path::new("/nonexistent")), &Arc::default());
         let public = keys::public_key(&[7; 32]);
         assert!(text(&good).contains(&keys::z85(&public)), "{}", text(&good));
         let curve = good.usable[1].1.curve.as_ref().unwrap();

@@ -6,6 +6,7 @@ pub mod connections;
 mod lines;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -247,6 +248,8 @@ impl ProxyStats {
 pub struct Stats {
     /// Bus and queues.
     pub ingest: IngestStats,
+    /// What of the messages was believed.
+    pub screened: Arc<crate::screen::Counters>,
     /// Registrations.
     pub registrations: RegistrationStats,
     /// Phantom connections until they are identified.
@@ -262,6 +265,7 @@ impl Default for Stats {
     fn default() -> Self {
         Self {
             ingest: IngestStats::default(),
+            screened: Arc::default(),
             registrations: RegistrationStats::default(),
             connections: connections::ConnectionStats::default(),
             connecting: crate::dtls::Counters::default(),

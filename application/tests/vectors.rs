@@ -188,6 +188,10 @@ fn application_misc() {
         assert_eq!(keys::z85(&public), case["public_z85"].as_str().unwrap());
         tally.pass();
     }
+    let shared = &file["share_over_api"];
+    let body = application::share::body(&vectors::hex(&shared["received_c2s_wrapper_hex"]));
+    assert_eq!(body.unwrap(), vectors::hex(&shared["posted_body_hex"]));
+    tally.pass();
     for (class, expected) in
         [("true", Ok(true)), ("false", Ok(false)), ("error_then_false", Err(()))]
     {

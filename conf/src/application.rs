@@ -11,6 +11,7 @@ use crate::document::Table;
 use crate::go;
 use crate::keys;
 use crate::problem::{Loaded, Problems};
+use crate::responses::{self, Responses};
 
 /// Level of the application's log; the order is the reference's (`spec/application.md` 17.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -49,6 +50,8 @@ pub struct ConnectSocket {
     pub server_key: Option<[u8; 32]>,
     /// Topic prefix; empty means everything.
     pub subscription: String,
+    /// What becomes of registrar responses in its messages.
+    pub responses: Responses,
 }
 
 /// Cache of liveness results of one kind.
@@ -101,8 +104,10 @@ pub struct Application {
     pub geoip_asn_db_path: Option<PathBuf>,
     /// Publish registrations of the detector again.
     pub enable_share_over_api: bool,
-    /// Where to.
+    /// Where to: an `http` or `https` URL.
     pub preshare_endpoint: Option<String>,
+    /// Believe `flags.prescanned` of every message, as the reference does.
+    pub prescanned_from_any: bool,
     /// Name of the abstract socket that repeats every registration.
     pub socket_name: String,
     /// Heartbeat interval of the sources; zero for none.
@@ -188,7 +193,8 @@ impl Application {
             geoip_cc_db_path: path(t, "geoip_cc_db_path"),
             geoip_asn_db_path: path(t, "geoip_asn_db_path"),
             enable_share_over_api: t.boolean("enable_share_over_api").unwrap_or(false),
-            preshare_endpoint: t.string("preshare_endpoint").filter(|s| !s.is_empty()),
+            preshare_endpoint: preshare_endpoint(t),
+            prescanned_from_any: prescanned_from_any(t),
             socket_name: socket_name(t),
             heartbeat_interval: milliseconds(t.integer("heartbeat_interval", 0..=86_400_000)),
             heartbeat_timeout: milliseconds(t.integer("heartbeat_timeout", 0..=86_400_000)),
@@ -207,7 +213,11 @@ impl Application {
             session_socket: t.string("session_socket"),
             redis_clear_at_start: t.boolean("redis_clear_at_start").unwrap_or(false),
         };
-        t.ignore(&["detector_filter_list", "registrar_sign_pubkeys"]);
+        if application.enable_share_over_api && application.preshare_endpoint.is_none() {
+            let expected = "the URL of a registrar, because enable_share_over_api is on";
+            t.problem("preshare_endpoint", "none", expected);
+        }
+        t.ignore(&["detector_filter_list"]);
         table.finish(application)
     }
 }
@@ -299,7 +309,32 @@ fn socket_name(table: &mut Table) -> String {
     name
 }
 
+fn preshare_endpoint(table: &mut Table) -> Option<String> {
+    let url = table.string("preshare_endpoint").filter(|s| !s.is_empty())?;
+    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    if rest.is_none_or(|rest| rest.is_empty() || rest.starts_with('/') || rest.contains(' ')) {
+        table.problem(
+            "preshare_endpoint",
+            format!("`{url}`"),
+            "http://HOST[:PORT]/PATH or https://…",
+        );
+    }
+    Some(url)
+}
+
+fn prescanned_from_any(table: &mut Table) -> bool {
+    match table.string("prescanned_from").as_deref() {
+        None | Some("authenticated" | "") => false,
+        Some("any") => true,
+        Some(other) => {
+            table.problem("prescanned_from", format!("`{other}`"), "authenticated or any");
+            false
+        }
+    }
+}
+
 fn sockets(table: &mut Table) -> Vec<ConnectSocket> {
+    let common = responses::keys_of_all(table);
     let mut sockets = Vec::new();
     for mut inner in table.tables("connect_sockets") {
         let address = inner.string("address").unwrap_or_default();
@@ -322,7 +357,8 @@ fn sockets(table: &mut Table) -> Vec<ConnectSocket> {
             None
         };
         let subscription = inner.string("subscription").unwrap_or_default();
-        sockets.push(ConnectSocket { address, server_key, subscription });
+        let responses = responses::of_source(&mut inner, server_key, &common);
+        sockets.push(ConnectSocket { address, server_key, subscription, responses });
         table.absorb(inner);
     }
     sockets

@@ -16,6 +16,7 @@ mod placement;
 mod prefixes;
 mod problem;
 mod registrar;
+mod responses;
 mod shell;
 mod station;
 mod variables;
@@ -31,6 +32,7 @@ pub use registrar::{
     OverrideSubnet, OverrideTransport, Overrides, Registrar, RegistrarLogLevel, SigningMode,
     ZmqAuth,
 };
+pub use responses::{Responses, SigningKey};
 pub use shell::Variable;
 pub use station::{IngestBackend, Station};
 pub use variables::{DEFAULT_FILE, LOCAL_FILE, Precedence, Sources, Variables};

@@ -7,6 +7,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use keys::KeyPair;
+use registration::signing::ResponseSigner;
+use zeroize::Zeroizing;
 
 /// Makes the station's key pair: writes `pubkey` (32 bytes) and `privkey` (private, then public
 /// key, 64 bytes, mode 0600). An existing pair is kept as `pubkey.old` and `privkey.old`.
@@ -62,10 +64,21 @@ fn generate(arguments: &Arguments) -> Result<(), String> {
     replace(&public, pair.public_file(), 0o644).map_err(failed)?;
     replace(&private, &*pair.private_file(), 0o600).map_err(failed)?;
     println!("Wrote files pubkey and privkey");
+    println!("{}", signing_line(&pair));
     if arguments.print_z85 {
         println!("{}", pair.public_z85());
     }
     Ok(())
+}
+
+/// What stations verify responses with when a registrar in CURVE mode has this pair as its
+/// `zmq_privkey_path` (`spec/registrar.md` 4.3).
+fn signing_line(pair: &KeyPair) -> String {
+    let mut private = Zeroizing::new([0; 32]);
+    private.copy_from_slice(&pair.private_file()[..32]);
+    let public = ResponseSigner::derived(&private).public();
+    let digits: String = public.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("A registrar with this key signs responses, signing_pubkey = \"{digits}\"")
 }
 
 /// Writes through a temporary file; what was there before is kept with the suffix `.old`.
@@ -90,7 +103,22 @@ pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use registration::verifying::ResponseVerifier;
     use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn says_how_responses_are_verified() {
+        let pair = KeyPair::generate(&mut rand::rng());
+        let line = signing_line(&pair);
+        let digits = line.split('"').nth(1).unwrap();
+        let key: Vec<u8> = (0..64)
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap())
+            .collect();
+        let private = pair.private_file()[..32].try_into().unwrap();
+        let verifier = ResponseVerifier::ed25519(key[..].try_into().unwrap()).unwrap();
+        assert!(verifier.verifies(b"m", &ResponseSigner::derived(&private).sign(b"m")));
+    }
 
     #[test]
     fn writes_a_pair_and_keeps_the_former_one() {

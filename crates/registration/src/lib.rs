@@ -10,3 +10,4 @@ pub mod message;
 pub mod overrides;
 pub mod request;
 pub mod signing;
+pub mod verifying;
