@@ -90,7 +90,9 @@ cell() {
 cells() {
     local channel transport family n
     for family in ipv6 ipv4; do
-        for channel in decoy api bdapi; do
+        for channel in decoy api bdapi dns bddns; do
+            # Over DNS the client registers for both families and then tries both.
+            [ "$family" = ipv6 ] && [ "${channel%dns}" != "$channel" ] && continue
             for transport in min prefix obfs4 min-rand; do
                 echo "$channel $transport $family"
             done

@@ -145,8 +145,11 @@ fn client_conf(pair: &KeyPair, decoy: IpAddr) -> ClientConf {
             dns_reg_method: DnsRegMethod::Udp.into(),
             target: Some(format!("{}:53", address::STATION_V4)),
             domain: ZONE.to_owned(),
+            pubkey: Some(pair.public_file().to_vec()),
+            // Released clients read it even where there is no TLS.
+            utls_distribution: Some("3*Firefox_65,1*iOS_12_1".to_owned()),
             stun_server: Some(format!("{}:3478", address::DECOY_V4)),
-            ..Default::default()
+            mtu: None,
         }),
     }
 }
