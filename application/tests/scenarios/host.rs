@@ -21,7 +21,8 @@ use transports::Transport;
 /// How the application is started where it differs from the plain scenario.
 #[derive(Debug, Default)]
 pub(crate) struct Setup {
-    /// Texts of the configuration and what replaces them; every one must be found.
+    /// Texts of the configuration and what replaces them; every one must be found. `DIR` stands for
+    /// the folder of the application's files.
     pub(crate) replace: &'static [(&'static str, &'static str)],
     /// The clocks that [`Host::step_clock`] moves.
     pub(crate) clocks: Clocks,
@@ -49,9 +50,15 @@ pub(crate) fn inside(name: &str, body: fn(Host)) {
 
 /// The same with an application that is set up otherwise.
 pub(crate) fn inside_with(name: &str, setup: Setup, body: fn(Host)) {
+    said_inside(name, setup, body);
+}
+
+/// The same; what the test binary inside said on standard error, `None` there.
+pub(crate) fn said_inside(name: &str, setup: Setup, body: fn(Host)) -> Option<String> {
     if std::env::var("SCENARIO").as_deref() == Ok(name) {
         lab::isolate::enter().unwrap();
-        return body(Host::start(setup));
+        body(Host::start(setup));
+        return None;
     }
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture", "--include-ignored"])
@@ -66,6 +73,7 @@ pub(crate) fn inside_with(name: &str, setup: Setup, body: fn(Host)) {
     for line in out.lines().filter(|line| line.contains("after ")) {
         println!("{line}");
     }
+    Some(err.into_owned())
 }
 
 /// The station under test.
@@ -95,7 +103,7 @@ impl Host {
         let mut config = Self::config(dir.path(), "");
         for (from, to) in setup.replace {
             assert!(config.contains(from), "{from}");
-            config = config.replace(from, to);
+            config = config.replace(from, &to.replace("DIR", &dir.path().to_string_lossy()));
         }
         std::fs::write(path("app.toml"), config).unwrap();
         let redis = start_redis(dir.path());

@@ -1,6 +1,7 @@
 //! The conformance scenarios of `spec/application.md` 22, against the real daemon.
 
 mod cases;
+mod curve;
 mod host;
 mod links;
 
