@@ -9,6 +9,9 @@ use crate::measure::Side;
 /// Folder of the sources, and of what is made of them.
 const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/baselines");
 
+/// Where Go's own installation puts it.
+const GO: &str = "/usr/local/go/bin/go";
+
 /// Compiles `source` with the C compiler and starts it; the error names what is missing.
 pub(crate) fn c(source: &str, library: &'static str) -> Result<Side, String> {
     let program = output(source)?;
@@ -24,6 +27,34 @@ pub(crate) fn c(source: &str, library: &'static str) -> Result<Side, String> {
         Ok(status) if status.success() => start(&program),
         _ => Err(format!("lib{library}")),
     }
+}
+
+/// Compiles the Go module in the folder `module` and starts it; the error names what is missing.
+pub(crate) fn go(module: &str) -> Result<Side, String> {
+    start(&build_go(module)?)
+}
+
+/// Compiles the Go module in the folder `module`, whose dependencies it pins.
+pub(crate) fn build_go(module: &str) -> Result<PathBuf, String> {
+    let program = output(module)?;
+    let build = |go: &str| {
+        Command::new(go)
+            .args(["build", "-mod=readonly", "-o"])
+            .arg(&program)
+            .arg(".")
+            .current_dir(Path::new(SOURCES).join(module))
+            // What is installed, or nothing: a bench fetches no compiler.
+            .env("GOTOOLCHAIN", "local")
+            .stderr(Stdio::piped())
+            .output()
+    };
+    let built = build("go").or_else(|_| build(GO)).map_err(|_| "go".to_owned())?;
+    if built.status.success() {
+        return Ok(program);
+    }
+    let said = String::from_utf8_lossy(&built.stderr);
+    let last = said.lines().last().unwrap_or_default();
+    Err(format!("go, or the modules of bench/baselines/{module}: {last}"))
 }
 
 /// Where the program of `source` goes: beside this one.

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod detector;
+mod dtls;
 mod foreign;
 pub mod idle;
 pub mod loopback;
@@ -37,4 +38,5 @@ pub const ROWS: &[(&str, MakeRow)] = &[
     ("idle-session-bytes-obfs4", idle::obfs4),
     ("relay-obfs4", || Ok(obfs4::relay())),
     ("obfs4-identify", || Ok(obfs4::identify())),
+    ("relay-dtls", dtls::relay),
 ];

@@ -321,7 +321,8 @@ impl Other {
         std::fs::write(dir.path().join("privkey"), [0x40; 32]).unwrap();
         std::fs::write(dir.path().join("phantoms.toml"), PHANTOMS).unwrap();
         let text = "log_level = \"info\"\nenable_v4 = true\nsocket_name = \"zmq-proxy\"\n\
-            redis_url = \"\"\ncovert_blocklist_subnets = []\n[[connect_sockets]]\n\
+            redis_url = \"\"\ncovert_blocklist_subnets = []\nprescanned_from = \"any\"\n\
+            [[connect_sockets]]\n\
             address = \"tcp://198.51.100.2:5591\"\ntype = \"NULL\"\n";
         std::fs::write(dir.path().join("app.toml"), text).unwrap();
         let (process, _) = launch(node, dir.path(), Clocks::Real);
