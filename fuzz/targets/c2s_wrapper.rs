@@ -8,7 +8,6 @@ use application::policy::Policy;
 use libfuzzer_sys::fuzz_target;
 use signalling::raw;
 use transports::Transport;
-use transports::prefix::PrefixTable;
 
 /// One generation of phantoms of both families.
 const PHANTOMS: &str = "[Networks]\n[Networks.1]\nGeneration = 1\n[[Networks.1.WeightedSubnets]]\n\
@@ -22,12 +21,7 @@ static STATION: LazyLock<(Served, Policy)> = LazyLock::new(|| {
         .expect("defaults")
         .value;
     let policy = Policy::build(&settings, &phantoms).expect("a policy").0;
-    let served = Served {
-        v4: true,
-        v6: true,
-        transports: Transport::ALL.to_vec(),
-        prefixes: PrefixTable::default(),
-    };
+    let served = Served { v4: true, v6: true, transports: Transport::ALL.to_vec() };
     (served, policy)
 });
 

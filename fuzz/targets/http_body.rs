@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use libfuzzer_sys::fuzz_target;
-use registration::http::{Endpoint, check, client_address};
+use registration::http::{check, client_address, endpoint};
 use registration::message::Wrapper;
 use signalling::RegistrationSource;
 
@@ -12,7 +12,7 @@ fuzz_target!(|body: &[u8]| {
     let peer = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let _ = client_address(peer, Some(body), None);
     if let Ok(text) = std::str::from_utf8(body) {
-        let _ = (Endpoint::at(text), check(text, Some(body.len() as u64), 1024));
+        let _ = (endpoint(text), check(text, Some(body.len() as u64), 1024));
     }
     let Ok(mut wrapper) = Wrapper::decode(body) else { return };
     let _ = wrapper.set_generation(9);
