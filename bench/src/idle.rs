@@ -5,19 +5,23 @@
 //! clients and covert are another process, which opens the tunnels that it is told to. Where the
 //! limit of descriptors is too low for all tunnels, several stations share them.
 
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use application::Station;
+use endpoint::{Endpoint, Limits};
 use keys::{ClientVersion, SharedSecret};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 use telemetry::process::raise_nofile_limit;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 use transports::Transport;
+use transports::dtls::Party;
 use transports::obfs4::{Client, ClientError, ClientIdentity, Progress};
 
 use crate::loopback::{self, COVERT};
@@ -43,6 +47,11 @@ pub(crate) fn min() -> Result<Row, String> {
 /// An obfs4 tunnel.
 pub(crate) fn obfs4() -> Result<Row, String> {
     row(Transport::Obfs4, 8192.0)
+}
+
+/// A DTLS session and its tunnel.
+pub(crate) fn dtls() -> Result<Row, String> {
+    row(Transport::Dtls, 65_536.0)
 }
 
 /// The heap of the difference between many and few tunnels, by tunnel, against its bound.
@@ -120,7 +129,10 @@ fn grown(
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     let inside = runtime.enter();
-    let station = station::listen()?;
+    let station = match transport {
+        Transport::Dtls => station::listen_dtls()?,
+        _ => station::listen()?,
+    };
     drop(inside);
     let mut clients = Clients::start().map_err(failed)?;
     runtime.block_on(open(&station, transport, 0..few, &mut clients))?;
@@ -208,7 +220,8 @@ impl Drop for Clients {
 fn serve_clients() -> std::io::Result<()> {
     raise_nofile_limit();
     let covert = TcpListener::bind(COVERT)?;
-    let mut open = Vec::new();
+    let mut diallers = Diallers::new()?;
+    let mut open: Vec<(Open, TcpStream)> = Vec::new();
     for line in std::io::stdin().lines() {
         let line = line?;
         let words: Vec<&str> = line.split(' ').collect();
@@ -216,15 +229,74 @@ fn serve_clients() -> std::io::Result<()> {
         let number: u64 = number.parse().expect("a number");
         let transport = transport.parse().ok().and_then(|number: i32| number.try_into().ok());
         let secret = SharedSecret::new(&station::secret(number));
-        let mut client = TcpStream::connect(phantom)?;
-        let server = match transport.expect("a transport") {
-            Transport::Obfs4 => exchange_obfs4(&mut client, &covert, &secret)?,
-            _ => exchange_min(&mut client, &covert, &secret)?,
-        };
-        open.push((client, server));
+        open.push(match transport.expect("a transport") {
+            Transport::Dtls => {
+                let phantom = phantom.parse().expect("an address");
+                let (client, server) = diallers.exchange(phantom, &covert, &secret)?;
+                (Open::Dtls { _stream: client }, server)
+            }
+            other => {
+                let mut client = TcpStream::connect(phantom)?;
+                let server = match other {
+                    Transport::Obfs4 => exchange_obfs4(&mut client, &covert, &secret)?,
+                    _ => exchange_min(&mut client, &covert, &secret)?,
+                };
+                (Open::Tcp { _stream: client }, server)
+            }
+        });
         println!("{number}");
     }
     Ok(())
+}
+
+/// A client's end that is kept open.
+enum Open {
+    Tcp { _stream: TcpStream },
+    Dtls { _stream: endpoint::Stream },
+}
+
+/// UDP sockets of DTLS clients. A socket has one session to a phantom at most, so the n-th session
+/// to any of them comes from the n-th socket.
+struct Diallers {
+    runtime: tokio::runtime::Runtime,
+    endpoints: Vec<Endpoint>,
+    sessions: HashMap<SocketAddr, usize>,
+}
+
+impl Diallers {
+    fn new() -> std::io::Result<Self> {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        Ok(Self { runtime, endpoints: Vec::new(), sessions: HashMap::new() })
+    }
+
+    fn exchange(
+        &mut self,
+        phantom: SocketAddr,
+        covert: &TcpListener,
+        secret: &SharedSecret,
+    ) -> std::io::Result<(endpoint::Stream, TcpStream)> {
+        let used = self.sessions.entry(phantom).or_default();
+        let at = *used;
+        *used += 1;
+        while self.endpoints.len() <= at {
+            let _inside = self.runtime.enter();
+            let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+            self.endpoints.push(Endpoint::bind(any, Limits::default())?);
+        }
+        let endpoint = &self.endpoints[at];
+        let date = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let config = ::dtls::Config::client(secret, date);
+        let mut stream = self.runtime.block_on(async {
+            let dialled = endpoint.dial(phantom, None, Party::Client, config).await;
+            let mut stream = dialled.map_err(std::io::Error::other)?;
+            stream.write_all(b"u").await?;
+            Ok::<_, std::io::Error>(stream)
+        })?;
+        let server = answer(covert)?;
+        self.runtime.block_on(stream.read_exact(&mut [0]))?;
+        Ok((stream, server))
+    }
 }
 
 fn exchange_min(

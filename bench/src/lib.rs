@@ -36,6 +36,7 @@ pub const ROWS: &[(&str, MakeRow)] = &[
     ("registrations-sinks", registrations::with_sinks),
     ("idle-session-bytes", idle::min),
     ("idle-session-bytes-obfs4", idle::obfs4),
+    ("idle-session-bytes-dtls", idle::dtls),
     ("relay-obfs4", || Ok(obfs4::relay())),
     ("obfs4-identify", || Ok(obfs4::identify())),
     ("relay-dtls", dtls::relay),

@@ -19,6 +19,7 @@ table ip bench {
   chain output {
     type nat hook output priority -100
     ip daddr 192.122.190.0/24 tcp dport 443 dnat to 127.0.0.1:41245
+    ip daddr 192.122.190.0/24 udp dport 443 dnat to 127.0.0.1:41245
     ip daddr 192.122.190.0/24 tcp dport 444 dnat to 127.0.0.1:41246
   }
 }

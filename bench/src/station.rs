@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use application::daemon::accept;
+use application::dtls::{NatEntries, Service, Sockets};
 use application::intake::{self};
 use application::policy::Policy;
 use application::{Station, listener};
@@ -59,10 +60,14 @@ pub fn frame(transport: Transport, number: u64) -> Vec<u8> {
 /// # Errors
 /// When a file cannot be written or read.
 pub fn start(redis_url: &str) -> Result<Arc<Station>, String> {
+    build(redis_url).map(Arc::new)
+}
+
+fn build(redis_url: &str) -> Result<Station, String> {
     let (mut settings, policy) = settings()?;
     settings.redis_url = Some(redis_url.to_owned());
     let key = keys::StationKey::from_private(&[0x40; 32]).map_err(|e| e.to_string())?;
-    Ok(Arc::new(Station::new(&settings, policy, vec![key])))
+    Ok(Station::new(&settings, policy, vec![key]))
 }
 
 /// The same without Redis, taking connections to phantoms.
@@ -74,6 +79,30 @@ pub fn listen() -> Result<Arc<Station>, String> {
     let phantoms = listener::listen(listener::default_address()).map_err(|e| e.to_string())?;
     let sessions = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
     tokio::spawn(accept(phantoms, Arc::clone(&station), sessions));
+    Ok(station)
+}
+
+/// Nobody is dialled, so the kernel needs no entries.
+#[derive(Debug)]
+struct NoEntries;
+
+impl NatEntries for NoEntries {
+    fn add(&self, _: SocketAddr, _: SocketAddr) -> std::io::Result<()> {
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// The same without Redis, taking DTLS sessions to phantoms.
+///
+/// # Errors
+/// As [`listen`].
+pub fn listen_dtls() -> Result<Arc<Station>, String> {
+    let mut station = build("")?;
+    station.take_dtls();
+    let station = Arc::new(station);
+    let address = listener::default_address();
+    let sockets = Sockets::with_entries(address, None, Box::new(NoEntries));
+    Service::start(sockets.map_err(|e| e.to_string())?, &station);
     Ok(station)
 }
 
