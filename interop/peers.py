@@ -129,7 +129,14 @@ def live():
             if not answer.startswith("b'HTTP/1.1 204 "):
                 raise RuntimeError(answer[:80])
 
+    def probe_dns():
+        zone = "r.refraction.network"
+        answer = reference("registrar", "probe-dns", "10.10.3.2", "53", zone, station_public())
+        # One part of two: the registrar waits for the other.
+        equal(answer.strip(), "0801", "reply")
+
     check("python registrar", "registers over HTTP", probe)
+    check("python registrar", "sends a part over DNS", probe_dns)
     echo = start_echo()
     try:
         for version in range(5):

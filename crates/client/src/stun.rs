@@ -166,7 +166,7 @@ mod tests {
         let mut reply = b"\x01\x01\0\x0c\x21\x12\xa4\x42".to_vec();
         reply.extend_from_slice(&[7; 12]);
         reply.extend_from_slice(b"\0\x20\0\x08\0\x01\0\0\x21\x12\xa4\x43");
-        assert_eq!(read(&reply, &[7; 12]), Some("0.0.0.1:8467".parse().unwrap()));
+        assert_eq!(read(&reply, &[7; 12]), Some("0.0.0.1:8466".parse().unwrap()));
         let mut v6 = b"\x01\x01\0\x18\x21\x12\xa4\x42".to_vec();
         v6.extend_from_slice(&[7; 12]);
         v6.extend_from_slice(b"\0\x20\0\x14\0\x02\x31\x72\x21\x12\xa4\x42");

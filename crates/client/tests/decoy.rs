@@ -159,6 +159,7 @@ async fn registers(suite: CipherSuite, transport: Transport, covert: &str) {
         Transport::Min => TransportType::Min,
         Transport::Obfs4 => TransportType::Obfs4,
         Transport::Prefix(_) => TransportType::Prefix,
+        Transport::Dtls { .. } => TransportType::Dtls,
     };
     assert_eq!(message.transport(), wanted);
     let (v4, v6) = phantoms(&tag.shared_secret, 4);
