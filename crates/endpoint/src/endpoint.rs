@@ -15,6 +15,7 @@ use tokio::task::AbortHandle;
 use transports::dtls::{Ended, Party, Session};
 
 use crate::link::{Link, Opened};
+use crate::segments::Segments;
 use crate::socket::{Batch, Path, Socket};
 use crate::stream::Stream;
 
@@ -118,6 +119,7 @@ struct Routes {
 
 pub(crate) struct Shared {
     pub(crate) socket: Arc<Socket>,
+    pub(crate) segments: Segments,
     routes: Mutex<Routes>,
     listener: OnceLock<Arc<dyn Listener>>,
     limits: Limits,
@@ -154,6 +156,7 @@ impl Endpoint {
     fn on(socket: Socket, limits: Limits) -> Self {
         let shared = Arc::new(Shared {
             socket: Arc::new(socket),
+            segments: Segments::default(),
             routes: Mutex::default(),
             listener: OnceLock::new(),
             limits,

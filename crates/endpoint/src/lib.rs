@@ -16,6 +16,7 @@
 
 mod endpoint;
 mod link;
+mod segments;
 mod socket;
 mod stream;
 

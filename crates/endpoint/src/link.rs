@@ -12,6 +12,7 @@ use tokio::time::sleep_until;
 use transports::dtls::{Ended, MAX_DATAGRAM, Session};
 
 use crate::endpoint::Shared;
+use crate::segments::Trial;
 use crate::socket::Path;
 use crate::stream::Stream;
 
@@ -49,6 +50,8 @@ pub(crate) struct State {
     blocked: Option<(Vec<u8>, usize)>,
     /// When the driver wakes by itself.
     wakes_at: Option<Instant>,
+    /// Whether several datagrams may be handed to the kernel as one.
+    trial: Trial,
 }
 
 impl Link {
@@ -60,6 +63,7 @@ impl Link {
             opened: Some(opened),
             blocked: None,
             wakes_at: None,
+            trial: Trial::default(),
         };
         Self {
             shared,
@@ -129,7 +133,8 @@ impl Link {
             return;
         }
         buffer.clear();
-        let most = self.shared.socket.max_segments();
+        let counters = state.session.counters();
+        let most = state.trial.allowed(&counters, &self.shared.segments, &self.shared.socket);
         let (mut segment, mut count) = (0, 0);
         loop {
             let start = buffer.len();
@@ -162,6 +167,9 @@ impl Link {
 
     /// Sends datagrams; false when the kernel is full, which keeps them.
     fn send(&self, state: &mut State, datagrams: &[u8], segment: usize) -> bool {
+        if datagrams.len() > segment {
+            state.trial.begin(datagrams.len(), || state.session.counters());
+        }
         let sent = self.shared.socket.send(self.path, datagrams, segment);
         let blocked = sent.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
         if blocked {

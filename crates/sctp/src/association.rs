@@ -67,6 +67,12 @@ pub struct Counters {
     pub retransmitted: u64,
     /// Retransmission time-outs.
     pub timeouts: u64,
+    /// Ends of flights that were asked for before a time-out.
+    pub probes: u64,
+    /// Payload bytes that were sent, repetitions not counted.
+    pub sent: u64,
+    /// Payload bytes that have arrived at the peer.
+    pub acknowledged: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -814,6 +820,9 @@ impl Association {
         }
         counters.retransmitted = self.outbound.retransmitted;
         counters.timeouts = self.outbound.timeouts;
+        counters.probes = self.outbound.probes;
+        counters.sent = self.outbound.departed;
+        counters.acknowledged = self.outbound.arrived;
         counters
     }
 

@@ -92,6 +92,9 @@ pub(crate) struct Outbound {
     full: bool,
     pub(crate) retransmitted: u64,
     pub(crate) timeouts: u64,
+    pub(crate) probes: u64,
+    pub(crate) departed: u64,
+    pub(crate) arrived: u64,
 }
 
 impl Outbound {
@@ -121,6 +124,9 @@ impl Outbound {
             full: false,
             retransmitted: 0,
             timeouts: 0,
+            probes: 0,
+            departed: 0,
+            arrived: 0,
         }
     }
 
@@ -310,6 +316,7 @@ impl Outbound {
                 again: false,
             });
             self.sent_bytes += length;
+            self.departed += length as u64;
             self.flight += length;
             if self.timed.is_none() {
                 self.timed = Some((tsn, now));
@@ -338,6 +345,7 @@ impl Outbound {
         let advanced = arrived.is_some();
         let (beyond, newest) = self.gaps(sack, now);
         let bytes = arrived.unwrap_or(0) + beyond;
+        self.arrived += bytes as u64;
         self.set_peer_window(sack.window);
         if let Some(newest) = newest {
             self.find_losses(newest);
@@ -505,6 +513,7 @@ impl Outbound {
     pub(crate) fn expired(&mut self, config: &Config, now: Instant) {
         self.timer = None;
         if self.patience(config).is_some() && self.probe_end() {
+            self.probes += 1;
             self.arm(config, now);
             return;
         }
