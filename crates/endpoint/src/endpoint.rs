@@ -19,6 +19,8 @@ use crate::segments::Segments;
 use crate::socket::{Batch, Path, Socket};
 use crate::stream::Stream;
 
+/// Content type of handshake records (RFC 6347).
+const HANDSHAKE: u8 = 22;
 /// Pause after a receive that failed.
 const RECEIVE_PAUSE: Duration = Duration::from_millis(20);
 
@@ -250,7 +252,10 @@ impl Shared {
         heard: bool,
     ) -> Option<Arc<Link>> {
         let mut routes = this.routes.lock();
-        if routes.links.contains_key(&path) || routes.links.len() >= this.limits.sessions {
+        // A session that only repeats its farewell makes room.
+        if routes.links.get(&path).is_some_and(|link| !link.has_ended())
+            || routes.links.len() >= this.limits.sessions
+        {
             return None;
         }
         let opened: Opened = if heard {
@@ -290,7 +295,9 @@ impl Shared {
 
     fn received(self: &Arc<Self>, path: Path, datagram: &mut [u8]) {
         count(&self.counts.datagrams);
-        if let Some(link) = self.find(path) {
+        // A new handshake may follow a session that only repeats its farewell.
+        let is_new = |link: &Arc<Link>| datagram.first() == Some(&HANDSHAKE) && link.has_ended();
+        if let Some(link) = self.find(path).filter(|link| !is_new(link)) {
             if !link.deliver(datagram) {
                 count(&self.counts.lost);
             }

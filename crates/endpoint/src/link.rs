@@ -74,6 +74,11 @@ impl Link {
         }
     }
 
+    /// Whether its session is over.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.state.lock().session.ended().is_some()
+    }
+
     /// Puts a datagram into the inbox; false when it is full.
     pub(crate) fn deliver(&self, datagram: &[u8]) -> bool {
         let mut inbox = self.inbox.lock();
