@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use telemetry::process::Exit;
 
-use crate::{check, demo, run, status};
+use crate::{check, demo, probe, run, status};
 
 /// Runs, checks, shows and demonstrates a Conjure station.
 #[derive(Debug, Parser)]
@@ -24,6 +24,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Show what each daemon is doing.
     Status(status::Arguments),
+    /// Register a canary over each channel and report which parts of the station heard it.
+    Probe(probe::Arguments),
     /// Work with configuration files.
     Config {
         #[command(subcommand)]
@@ -80,6 +82,7 @@ pub fn execute(arguments: Arguments) -> ExitCode {
         Command::Run(configuration) => run::main(&configuration).into(),
         Command::Demo(arguments) => demo::main(&arguments).into(),
         Command::Status(arguments) => status::main(&arguments).into(),
+        Command::Probe(arguments) => probe::main(&arguments).into(),
         Command::Config { command: ConfigCommand::Check(configuration) } => {
             check::main(&configuration).into()
         }

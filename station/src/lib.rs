@@ -6,6 +6,7 @@ mod check;
 mod daemons;
 mod demo;
 pub mod genkey;
+mod probe;
 mod run;
 mod status;
 

@@ -13,7 +13,7 @@ use registrar::daemon::{Registrar, Setup};
 use signalling::registration::AnnounceReply;
 use signalling::{C2sWrapper, ClientToStation, Message, RegistrationResponse, RegistrationSource};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Endpoint;
@@ -226,6 +226,66 @@ async fn refusals_have_a_code_and_no_detail() {
     }
     assert_eq!(codes[..2], [Code::Ok, Code::Ok]);
     assert!(codes.contains(&Code::ResourceExhausted), "{codes:?}");
+}
+
+/// What the client sends in one registration, recorded on the way.
+async fn recorded(stage: &mut Stage) -> Vec<u8> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let upstream = stage.address();
+    let recording = tokio::spawn(async move {
+        let (client, _) = listener.accept().await.unwrap();
+        let server = TcpStream::connect(upstream).await.unwrap();
+        let (mut from, mut back) = client.into_split();
+        let (mut replies, mut to) = server.into_split();
+        tokio::spawn(async move { drop(tokio::io::copy(&mut replies, &mut back).await) });
+        let mut all = Vec::new();
+        let mut buffer = [0; 4096];
+        while let Ok(length @ 1..) = from.read(&mut buffer).await {
+            all.extend_from_slice(&buffer[..length]);
+            if to.write_all(&buffer[..length]).await.is_err() {
+                break;
+            }
+        }
+        all
+    });
+    stage.register(url).await;
+    tokio::time::timeout(LONG, recording).await.unwrap().unwrap()
+}
+
+/// `CONJURE_MUTATIONS` connections (300 by default) with mutated HTTP/2.
+#[tokio::test]
+async fn mutated_http_2_is_cut_and_others_are_served() {
+    let mut stage = Stage::new(|_| String::new()).await;
+    let original = recorded(&mut stage).await;
+    assert!(original.starts_with(b"PRI * HTTP/2.0"));
+    let rounds = std::env::var("CONJURE_MUTATIONS").map_or(300, |n| n.parse().unwrap());
+    let mut state = 0x2545_f491_4f6c_dd1du64;
+    let mut random = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as usize
+    };
+    for _ in 0..rounds {
+        let mut bytes = original.clone();
+        for _ in 0..=random() % 6 {
+            // Most frames stand behind the preface of 24 bytes.
+            let at = 24 + random() % (bytes.len() - 24);
+            bytes[at] = random() as u8;
+        }
+        bytes.truncate(24 + random() % (bytes.len() - 23));
+        let mut stream = TcpStream::connect(stage.address()).await.unwrap();
+        // It may be cut while it still writes.
+        let _ = stream.write_all(&bytes).await;
+        let _ = stream.shutdown().await;
+        let mut rest = Vec::new();
+        let _ = tokio::time::timeout(LONG, stream.read_to_end(&mut rest)).await.unwrap();
+        // No port waits for stragglers.
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+    let reply: AnnounceReply = stage.call(ANNOUNCE, Request::new(wrapper())).await.unwrap();
+    assert_eq!(reply, AnnounceReply {});
 }
 
 /// Garbage in the place of HTTP/2 ends its own connection and nothing else.

@@ -43,6 +43,8 @@ pub(crate) struct Arguments {
     #[arg(long)]
     resolver: SocketAddr,
     #[arg(long)]
+    grpc: SocketAddr,
+    #[arg(long)]
     stun: SocketAddr,
     #[arg(long)]
     covert: SocketAddr,
@@ -95,6 +97,7 @@ fn options(arguments: &Arguments) -> Result<Options, String> {
             resolver: Some(resolver(arguments)?),
             domain: None,
         }),
+        "grpc" => Channel::Grpc(format!("https://{}", arguments.grpc)),
         "amp" => amp(false, url("/amp/register")),
         "bdamp" => amp(true, url("/amp/register-bidirectional")),
         other => return Err(format!("no channel {other}")),
@@ -103,6 +106,7 @@ fn options(arguments: &Arguments) -> Result<Options, String> {
         "min" => Transport::Min,
         "prefix" => Transport::Prefix(-1),
         "obfs4" => Transport::Obfs4,
+        "dtls" => Transport::Dtls { unordered: false },
         other => return Err(format!("no transport {other}")),
     };
     let mut options = Options::new(channel, transport, arguments.covert.to_string());

@@ -56,8 +56,10 @@ impl Files {
         std::fs::create_dir_all(files.ipc_dir())?;
         std::fs::create_dir_all(files.path("www/upload"))?;
         write("www/blob", &blob())?;
-        let certificate =
-            rcgen::generate_simple_self_signed(vec![HOST.to_owned()]).map_err(io::Error::other)?;
+        // Decoy and covert by name, the registrar by address.
+        let station = [address::STATION_V4.to_string(), address::STATION_V6.to_string()];
+        let names: Vec<String> = std::iter::once(HOST.to_owned()).chain(station).collect();
+        let certificate = rcgen::generate_simple_self_signed(names).map_err(io::Error::other)?;
         write("cert.pem", certificate.cert.pem().as_bytes())?;
         write("key.pem", certificate.signing_key.serialize_pem().as_bytes())?;
         Ok(files)
@@ -78,6 +80,9 @@ impl Files {
         REG_CONFIG
             .replace("/var/lib/conjure/ClientConf", &path("ClientConf.4"))
             .replace("/var/lib/conjure/privkey", &path("privkey"))
+            .replace("# grpc_", "grpc_")
+            .replace("/var/lib/conjure/cert.pem", &path("cert.pem"))
+            .replace("/var/lib/conjure/key.pem", &path("key.pem"))
     }
 
     fn conjure_conf(&self, workers: usize) -> String {

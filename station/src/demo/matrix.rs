@@ -18,12 +18,14 @@ const API_PORT: u16 = 8080;
 
 /// Port of the registrar's DNS channel in the shipped settings.
 const DNS_PORT: u16 = 53;
+/// Port of the registrar's gRPC service, as the demo sets it.
+const GRPC_PORT: u16 = 8443;
 /// Cells that run at one time; those whose registration the detector sees run one by one, so that
 /// it is known which of its workers saw each.
 const AT_ONCE: usize = 6;
 
-const CHANNELS: [&str; 7] = ["decoy", "api", "bdapi", "dns", "bddns", "amp", "bdamp"];
-const TRANSPORTS: [&str; 3] = ["min", "prefix", "obfs4"];
+const CHANNELS: [&str; 8] = ["decoy", "api", "bdapi", "dns", "bddns", "amp", "bdamp", "grpc"];
+const TRANSPORTS: [&str; 4] = ["min", "prefix", "obfs4", "dtls"];
 
 #[derive(Debug, Clone, Copy)]
 struct Cell {
@@ -142,6 +144,7 @@ fn transfer(cell: Cell, files: &Files, stun: SocketAddr) -> Result<Outcome, Stri
         .args(["demo-cell", "--channel", cell.channel, "--transport", cell.transport])
         .args(["--registrar", &SocketAddr::new(registrar, API_PORT).to_string()])
         .args(["--resolver", &SocketAddr::new(registrar, DNS_PORT).to_string()])
+        .args(["--grpc", &SocketAddr::new(registrar, GRPC_PORT).to_string()])
         .args(["--stun", &stun.to_string()])
         .args(["--covert", &SocketAddr::new(covert, 443).to_string()])
         .arg("--roots")
