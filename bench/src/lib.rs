@@ -7,6 +7,7 @@
 mod detector;
 mod dtls;
 mod foreign;
+mod http;
 pub mod idle;
 pub mod loopback;
 mod measure;
@@ -40,4 +41,5 @@ pub const ROWS: &[(&str, MakeRow)] = &[
     ("relay-obfs4", || Ok(obfs4::relay())),
     ("obfs4-identify", || Ok(obfs4::identify())),
     ("relay-dtls", dtls::relay),
+    ("http-registration", http::row),
 ];

@@ -2,7 +2,7 @@
 
 use crate::ROWS;
 use crate::measure::medians;
-use crate::{relaying, ring};
+use crate::{http, relaying, ring};
 use serde::Serialize;
 use std::process::ExitCode;
 
@@ -132,6 +132,10 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Vec<String>>,
             }
             ring::CONSUMER => {
                 ring::consume(words.next().ok_or("no folder given")?.into());
+                return Ok(None);
+            }
+            http::REGISTRAR => {
+                http::serve()?;
                 return Ok(None);
             }
             relaying::HOST => {

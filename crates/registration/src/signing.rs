@@ -1,7 +1,7 @@
 //! The registrar's signature over its responses (`spec/registrar.md` 4.3).
 
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use curve25519_dalek::{EdwardsPoint, Scalar, edwards::CompressedEdwardsY};
-use ed25519_dalek::{Signer, SigningKey};
 use hkdf::Hkdf;
 use sha2::{Digest, Sha256, Sha512};
 use zeroize::Zeroizing;
@@ -10,8 +10,8 @@ const INFO: &[u8] = b"conjure-registrar-resp-sig-v1";
 
 /// Signs responses. It is never printed.
 pub enum ResponseSigner {
-    /// Standard Ed25519.
-    Ed25519(Box<SigningKey>),
+    /// Standard Ed25519, and the public key.
+    Ed25519(Box<Ed25519KeyPair>, [u8; 32]),
     /// The reference's form: the second half of the key file is hashed, whatever it is.
     Legacy(Zeroizing<[u8; 64]>),
 }
@@ -26,7 +26,10 @@ impl ResponseSigner {
 
     /// Standard signatures with a seed of their own.
     pub fn from_seed(seed: &[u8; 32]) -> Self {
-        Self::Ed25519(Box::new(SigningKey::from_bytes(seed)))
+        let key = Ed25519KeyPair::from_seed_unchecked(seed).expect("any 32 bytes are a seed");
+        let mut public = [0; 32];
+        public.copy_from_slice(key.public_key().as_ref());
+        Self::Ed25519(Box::new(key), public)
     }
 
     /// The reference's signatures with a key file of 64 bytes.
@@ -37,7 +40,7 @@ impl ResponseSigner {
     /// Ed25519 key of the signatures.
     pub fn public(&self) -> [u8; 32] {
         match self {
-            Self::Ed25519(key) => key.verifying_key().to_bytes(),
+            Self::Ed25519(_, public) => *public,
             Self::Legacy(file) => {
                 let (scalar, _) = expand(file);
                 EdwardsPoint::mul_base(&scalar).compress().to_bytes()
@@ -48,7 +51,11 @@ impl ResponseSigner {
     /// Signature over `message`.
     pub fn sign(&self, message: &[u8]) -> [u8; 64] {
         match self {
-            Self::Ed25519(key) => key.sign(message).to_bytes(),
+            Self::Ed25519(key, _) => {
+                let mut signature = [0; 64];
+                signature.copy_from_slice(key.sign(message).as_ref());
+                signature
+            }
             Self::Legacy(file) => sign_legacy(file, message),
         }
     }
