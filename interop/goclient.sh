@@ -28,6 +28,13 @@ if [ -n "${DELAY:-}" ]; then
     ping -c 2 10.10.3.2 | sed -n 's/^rtt/round trip with the delay/p'
 fi
 
+# For DTLS the client asks a fixed STUN server, whose name its own file of hosts leads to one here.
+printf '127.0.0.1 localhost\n10.10.1.2 stun.l.google.com\nfd10:1::2 stun.l.google.com\n' > "$work/hosts"
+python3 "$here/stun.py" 19302 > "$work/stun" &
+stun=$!
+trap 'kill "$stun" ${delay:+"$delay"}; rm -rf "$work"' EXIT
+disown "$stun"
+
 # Waits until something listens on 127.0.0.1:PORT. PORT PID
 listens() {
     for _ in $(seq 200); do
@@ -54,10 +61,13 @@ cell() {
         bdapi) options+=(-api-endpoint "$registrar/register-bidirectional") ;;
     esac
     [ "${transport#*-}" = rand ] && options+=(-rand-dst-port)
+    [ "${transport#*-}" = unordered ] && options+=(-unordered-dtls)
     mkdir -p "$dir/assets"
     cp "$demo/$conf" "$dir/assets/ClientConf"
     cp "$demo/cert.pem" "$dir/assets/roots"
-    "$client" -registrar "$channel" -transport "${transport%-rand}" -connect-addr "$covert" \
+    # shellcheck disable=SC2016 # for the inner shell
+    unshare -m sh -c 'mount --bind "$0" /etc/hosts && exec "$@"' "$work/hosts" \
+        "$client" -registrar "$channel" -transport "${transport%-*}" -connect-addr "$covert" \
         -assetsdir "$dir/assets/" -port "$port" "${options[@]}" > "$dir/log" 2>&1 &
     pid=$!
     start=$(date +%s%3N)
@@ -93,7 +103,7 @@ cells() {
         for channel in decoy api bdapi dns bddns; do
             # Over DNS the client registers for both families and then tries both.
             [ "$family" = ipv6 ] && [ "${channel%dns}" != "$channel" ] && continue
-            for transport in min prefix obfs4 min-rand; do
+            for transport in min prefix obfs4 dtls min-rand dtls-unordered; do
                 echo "$channel $transport $family"
             done
         done

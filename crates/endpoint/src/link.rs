@@ -139,7 +139,10 @@ impl Link {
         }
         buffer.clear();
         let counters = state.session.counters();
-        let most = state.trial.allowed(&counters, &self.shared.segments, &self.shared.socket);
+        // A trial that fails costs an unordered stream its order, so others make it.
+        let tries = !state.session.is_unordered();
+        let shared = &self.shared;
+        let most = state.trial.allowed(tries, &counters, &shared.segments, &shared.socket);
         let (mut segment, mut count) = (0, 0);
         loop {
             let start = buffer.len();

@@ -7,7 +7,7 @@
 //! on without, and when that happens to several sessions and to none that it works, later ones do not
 //! try any more.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use sctp::Counters;
 
@@ -21,6 +21,7 @@ const FAILURES: u32 = 2;
 pub(crate) struct Segments {
     /// Failed trials since the last that went well.
     failed: AtomicU32,
+    passed: AtomicBool,
 }
 
 /// One session's trial.
@@ -43,9 +44,10 @@ const fn waits(counters: &Counters) -> u64 {
 }
 
 impl Trial {
-    /// Datagrams that one send may hold now.
+    /// Datagrams that one send may hold now; a session that `tries` may be the first to find out.
     pub(crate) fn allowed(
         &mut self,
+        tries: bool,
         counters: &Counters,
         segments: &Segments,
         socket: &Socket,
@@ -53,6 +55,7 @@ impl Trial {
         if let Self::Running { proof, waits: before } = *self {
             if counters.acknowledged >= proof {
                 segments.failed.store(0, Ordering::Relaxed);
+                segments.passed.store(true, Ordering::Relaxed);
                 *self = Self::Passed;
             } else if waits(counters) > before {
                 segments.failed.fetch_add(1, Ordering::Relaxed);
@@ -62,6 +65,7 @@ impl Trial {
         match self {
             Self::Failed => 1,
             Self::Open if segments.failed.load(Ordering::Relaxed) >= FAILURES => 1,
+            Self::Open if !tries && !segments.passed.load(Ordering::Relaxed) => 1,
             _ => socket.max_segments(),
         }
     }
@@ -91,17 +95,19 @@ mod tests {
         let sent = Counters { sent: 2500, ..before };
         let silent = Counters { probes: 1, acknowledged: 100, ..sent };
         let answered = Counters { acknowledged: 2400, ..silent };
+        assert_eq!(Trial::default().allowed(false, &before, &segments, &socket), 1);
         let mut first = Trial::default();
         for trial in [&mut first, &mut Trial::default()] {
-            assert_eq!(trial.allowed(&before, &segments, &socket), most);
+            assert_eq!(trial.allowed(true, &before, &segments, &socket), most);
             trial.begin(2600, || sent);
-            assert_eq!(trial.allowed(&before, &segments, &socket), most);
-            assert_eq!(trial.allowed(&silent, &segments, &socket), 1);
-            assert_eq!(trial.allowed(&answered, &segments, &socket), 1, "it had failed");
+            assert_eq!(trial.allowed(true, &before, &segments, &socket), most);
+            assert_eq!(trial.allowed(true, &silent, &segments, &socket), 1);
+            assert_eq!(trial.allowed(true, &answered, &segments, &socket), 1, "it had failed");
         }
-        assert_eq!(Trial::default().allowed(&before, &segments, &socket), 1);
+        assert_eq!(Trial::default().allowed(true, &before, &segments, &socket), 1);
         let mut under_way = Trial::Running { proof: 1200, waits: 0 };
-        assert_eq!(under_way.allowed(&answered, &segments, &socket), most);
-        assert_eq!(Trial::default().allowed(&before, &segments, &socket), most);
+        assert_eq!(under_way.allowed(true, &answered, &segments, &socket), most);
+        assert_eq!(Trial::default().allowed(true, &before, &segments, &socket), most);
+        assert_eq!(Trial::default().allowed(false, &before, &segments, &socket), most);
     }
 }

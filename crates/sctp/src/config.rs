@@ -54,7 +54,16 @@ impl Default for Config {
     }
 }
 
+/// Packets of an unordered stream under way at most. A loss costs such a stream its order, and a
+/// socket with the kernel's default buffer holds about 90.
+const UNORDERED_PACKETS: usize = 64;
+
 impl Config {
+    /// Bytes under way at most.
+    pub(crate) const fn most_in_flight(&self) -> usize {
+        if self.unordered { UNORDERED_PACKETS * self.mtu } else { self.send_buffer }
+    }
+
     /// Most payload bytes of one DATA chunk.
     pub const fn max_payload(&self) -> usize {
         self.mtu - crate::packet::HEADER - crate::chunk::DATA_HEADER

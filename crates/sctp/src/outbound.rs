@@ -111,7 +111,7 @@ impl Outbound {
             lost: 0,
             lost_from: 0,
             peer_window: 0,
-            congestion: Congestion::new(config.mtu, config.send_buffer),
+            congestion: Congestion::new(config.mtu, config.most_in_flight()),
             rto: Rto::new(),
             next_packet: 0,
             answered: None,

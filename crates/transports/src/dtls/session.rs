@@ -308,6 +308,11 @@ impl Session {
         self.connection.is_open()
     }
 
+    /// Whether what is written may overtake what was written before.
+    pub const fn is_unordered(&self) -> bool {
+        matches!(self.party, Party::Station { unordered: true })
+    }
+
     /// Why it is over; `None` while it is not.
     pub const fn ended(&self) -> Option<Ended> {
         self.ended
