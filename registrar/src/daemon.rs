@@ -15,6 +15,7 @@ use signalling::station::{Count, FileResult, RegistrarStatus, status_reply::Deta
 use telemetry::admin::{self, DaemonStatus, Identification};
 use telemetry::privacy;
 use telemetry::process::{self, Exit, Signal, Signals};
+use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
 use crate::api::{self, Api};
@@ -22,6 +23,7 @@ use crate::arguments::Arguments;
 use crate::buckets::{Buckets, Rate};
 use crate::dns::{DnsService, Listeners};
 use crate::grpc::GrpcService;
+use crate::health::Health;
 use crate::log;
 use crate::metrics::Metrics;
 use crate::processor::Processor;
@@ -127,6 +129,8 @@ pub struct Open {
     pub dns: Option<SocketAddr>,
     /// gRPC.
     pub grpc: Option<SocketAddr>,
+    /// Health and metrics.
+    pub admin: Option<SocketAddr>,
 }
 
 /// A running registrar.
@@ -172,8 +176,7 @@ impl Registrar {
             tokio::spawn(api::serve(Arc::new(api), listener));
         }
         if let Some(address) = registrar.grpc_listen_addr.filter(|_| services.api) {
-            let listener = api::listen(Some(address.ip()), address.port())
-                .map_err(|source| StartError::Grpc { address, source })?;
+            let listener = listen("grpc_listen_addr", address)?;
             open.grpc = Some(listener.local_addr()?);
             let service = GrpcService::new(Arc::clone(&processor), &registrar, clients, grpc_tls);
             tokio::spawn(service.serve(listener));
@@ -191,6 +194,12 @@ impl Registrar {
             service.serve(listeners, workers);
             dns = Some(service);
         }
+        if let Some(address) = registrar.admin_listen_addr {
+            let listener = listen("admin_listen_addr", address)?;
+            open.admin = Some(listener.local_addr()?);
+            let health = Health { processor: Arc::clone(&processor), dns: dns.clone() };
+            tokio::spawn(health.serve(listener));
+        }
         if !registrar.log_metrics_interval.is_zero() {
             tokio::spawn(print_metrics(Arc::clone(&processor), registrar.log_metrics_interval));
         }
@@ -199,6 +208,7 @@ impl Registrar {
         fields.extend(open.api.as_ref().map(|address| ("api", address as &dyn Display)));
         fields.extend(open.dns.as_ref().map(|address| ("dns", address as &dyn Display)));
         fields.extend(open.grpc.as_ref().map(|address| ("grpc", address as &dyn Display)));
+        fields.extend(open.admin.as_ref().map(|address| ("admin", address as &dyn Display)));
         log::line(Level::Info, "Started Conjure registration server", &fields);
         if services.amp {
             log::line(Level::Info, "AMP cache reg server started", &[]);
@@ -299,6 +309,14 @@ impl Registrar {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
+}
+
+fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    api::listen(Some(address.ip()), address.port()).map_err(|source| StartError::Address {
+        key,
+        address,
+        source,
+    })
 }
 
 /// Registrations of one client, which is an IPv4 address or an IPv6 network of 64 bits.

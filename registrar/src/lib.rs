@@ -11,6 +11,7 @@ pub mod daemon;
 pub mod delivery;
 pub mod dns;
 pub mod grpc;
+pub mod health;
 pub mod log;
 pub mod metrics;
 pub mod pipeline;

@@ -54,6 +54,8 @@ counters! {
     Refused "requests_refused",
     /// Requests above the rate of one client.
     RateLimited "requests_rate_limited",
+    /// Claims that only stations can make, of others.
+    ClaimsRefused "station_claims_refused",
     /// Connections closed because there were too many.
     ConnectionsRefused "connections_refused",
     /// Connections closed because the peer was too slow.
@@ -126,10 +128,15 @@ impl Metrics {
         self.0[counter as usize].load(Relaxed)
     }
 
-    /// Every counter above zero, by the name operators know.
-    pub fn counts(&self) -> Vec<(&'static str, u64)> {
+    /// Every counter, by the name operators know.
+    pub fn all(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let values = self.0.iter().map(|counter| counter.load(Relaxed));
-        NAMES.iter().copied().zip(values).filter(|&(_, count)| count > 0).collect()
+        NAMES.iter().copied().zip(values)
+    }
+
+    /// Every counter above zero.
+    pub fn counts(&self) -> Vec<(&'static str, u64)> {
+        self.all().filter(|&(_, count)| count > 0).collect()
     }
 
     /// Prints the line.

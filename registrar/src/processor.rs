@@ -1,5 +1,6 @@
 //! What all channels share: the snapshot, the rules, the publisher, the counters.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -43,10 +44,14 @@ impl Processor {
     /// The [`Refusal`] to answer with; nothing is published then.
     pub fn register(
         &self,
-        wrapper: Wrapper<'_>,
+        mut wrapper: Wrapper<'_>,
         channel: Channel,
         address: Option<&[u8]>,
     ) -> Result<Published, Refusal> {
+        if wrapper.claims_station() && !self.is_sharer(address) {
+            self.metrics.add(Counter::ClaimsRefused);
+            wrapper.disclaim();
+        }
         let snapshot = self.snapshot.load_full();
         let due = channel.delivers_client_conf() && pipeline::is_outdated(&wrapper, &snapshot);
         if due {
@@ -74,6 +79,14 @@ impl Processor {
             );
         }
         Ok(Published { response: accepted.response, newer: due.then_some(snapshot) })
+    }
+
+    /// Whether the peer at `address`, of 16 bytes, may claim what only stations can know.
+    fn is_sharer(&self, address: Option<&[u8]>) -> bool {
+        let Some(sharers) = &self.rules.sharers else { return true };
+        let address = address.and_then(|bytes| <[u8; 16]>::try_from(bytes).ok());
+        let address = address.map(|bytes| IpAddr::from(bytes).to_canonical());
+        address.is_some_and(|address| sharers.iter().any(|net| net.contains(&address)))
     }
 
     /// Counts a refused request of `channel`.

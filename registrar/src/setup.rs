@@ -90,9 +90,11 @@ pub enum StartError {
     /// TLS of the gRPC service cannot be served.
     #[error(transparent)]
     GrpcTls(#[from] TlsError),
-    /// The gRPC socket cannot be opened.
-    #[error("grpc_listen_addr: cannot listen on {address}: {source}")]
-    Grpc {
+    /// A socket with an address of its own cannot be opened.
+    #[error("{key}: cannot listen on {address}: {source}")]
+    Address {
+        /// Configuration key.
+        key: &'static str,
         /// Configured address.
         address: SocketAddr,
         /// Why.
@@ -122,7 +124,7 @@ impl StartError {
             | Self::DnsSetting(_)
             | Self::Zone { .. }
             | Self::GrpcTls(_) => Exit::Config,
-            Self::Publisher(_) | Self::Dns(_) | Self::Grpc { .. } | Self::Listen { .. } => {
+            Self::Publisher(_) | Self::Dns(_) | Self::Address { .. } | Self::Listen { .. } => {
                 Exit::Unavailable
             }
             Self::System(_) => Exit::OsErr,

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use phantoms::PhantomTable;
 use registration::signing::ResponseSigner;
 use signalling::client_conf;
@@ -33,6 +34,8 @@ pub struct Rules {
     pub overrides: conf::Overrides,
     /// Give every Prefix client that allows it a random prefix.
     pub random_prefix: bool,
+    /// Who may claim what only stations can know; `None` for anyone.
+    pub sharers: Option<Vec<IpNet>>,
     /// Signs the response in the published message; `None` in NULL mode.
     pub signer: Option<Arc<ResponseSigner>>,
 }
@@ -156,6 +159,7 @@ impl Rules {
             transports: Transport::ALL.into_iter().collect(),
             overrides: registrar.overrides.clone(),
             random_prefix: registrar.random_prefix_override.unwrap_or(curve),
+            sharers: registrar.sharing_stations.clone(),
             signer: None,
         }
     }

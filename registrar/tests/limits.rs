@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use flate2::read::GzDecoder;
 use proptest::prelude::Rng as _;
-use signalling::{Message, RegistrationResponse};
+use signalling::{C2sWrapper, Message, RegistrationResponse, RegistrationSource};
 use stage::{LONG, Stage};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -55,6 +55,45 @@ async fn exchange(
 
 async fn post(address: SocketAddr, headers: &str, body: &[u8]) -> (u16, String, Vec<u8>) {
     exchange(address, "POST /register-bidirectional", headers, body).await
+}
+
+/// A client says that a detector heard it and that its phantom was probed: only of the stations of
+/// the list that is passed on.
+#[tokio::test]
+async fn only_stations_of_the_list_can_share() {
+    let flags = signalling::RegistrationFlags { prescanned: Some(true), ..Default::default() };
+    let payload = signalling::ClientToStation { flags: Some(flags), ..Default::default() };
+    let body = C2sWrapper {
+        shared_secret: Some(vec![7; 32]),
+        registration_payload: Some(payload),
+        registration_source: Some(RegistrationSource::DetectorPrescan as i32),
+        ..Default::default()
+    }
+    .encode_to_vec();
+    let proxy = "trusted_proxies = [\"127.0.0.1/32\"]\n";
+    for (list, shared) in [
+        ("", true),
+        ("sharing_stations = [\"192.0.2.0/24\", \"2001:db8::/64\"]\n", true),
+        ("sharing_stations = [\"198.51.100.1/32\"]\n", false),
+    ] {
+        let mut stage = Stage::of_vectors(false, &format!("{proxy}{list}")).await;
+        for from in ["192.0.2.7", "2001:db8::7"] {
+            let headers = format!("X-Forwarded-For: {from}\r\n");
+            let address = stage.registrar.address();
+            let (status, ..) = exchange(address, "POST /register", &headers, &body).await;
+            assert_eq!(status, 204);
+            let message = timeout(LONG, stage.subscriber.recv()).await.unwrap();
+            let message = C2sWrapper::decode(&message[..]).unwrap();
+            let source = message.registration_source();
+            let prescanned = message.registration_payload.unwrap().flags.unwrap().prescanned();
+            let expected = match shared {
+                true => RegistrationSource::DetectorPrescan,
+                false => RegistrationSource::Api,
+            };
+            assert_eq!((source, prescanned), (expected, shared), "{list}");
+        }
+        assert_eq!(stage.count("station_claims_refused"), if shared { 0 } else { 2 });
+    }
 }
 
 /// `CONJURE_HALF_OPEN` connections (2,000 by default) send half a head, ten times as many as there are
@@ -142,6 +181,32 @@ async fn the_client_conf_is_compressed_where_that_is_offered() {
     assert_eq!(decoded, plain);
     let response = RegistrationResponse::decode(&decoded[..]).unwrap();
     assert_eq!(response.client_conf.unwrap().generation(), 1153);
+}
+
+#[tokio::test]
+async fn health_and_metrics_stand_apart() {
+    let stage = Stage::of_vectors(false, "admin_listen_addr = \"127.0.0.1:0\"\n").await;
+    let (public, admin) = (stage.registrar.address(), stage.registrar.open().admin.unwrap());
+    assert_eq!(post(public, "", &body(false)).await.0, 200);
+    let (status, _, text) = exchange(admin, "GET /healthz", "", b"").await;
+    assert_eq!((status, &text[..]), (200, &b"ok\n"[..]));
+    let (_, head, text) = exchange(admin, "GET /metrics", "", b"").await;
+    assert!(head.contains("application/openmetrics-text; version=1.0.0"), "{head}");
+    let text = String::from_utf8(text).unwrap();
+    for line in [
+        "# TYPE registrar_bdapi_requests counter",
+        "registrar_bdapi_requests_total 1",
+        "registrar_reg_processed_BidirectionalAPI_total 1",
+        "registrar_reg_processed_DNS_total 0",
+        "registrar_published_total 1",
+        "registrar_subscribers 1",
+        "registrar_generation 1153",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}: {text}");
+    }
+    assert!(text.ends_with("# EOF\n"));
+    assert_eq!(exchange(public, "GET /metrics", "", b"").await.0, 404);
+    assert_eq!(exchange(admin, "POST /register", "", b"").await.0, 404);
 }
 
 #[tokio::test]

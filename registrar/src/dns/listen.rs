@@ -9,6 +9,9 @@ use tokio::net::{TcpListener, UdpSocket};
 /// Receive buffer that is asked for; a burst of queries waits there.
 const RECEIVE_BUFFER: usize = 4 << 20;
 
+/// Ports that are tried when any will do.
+const ATTEMPTS: usize = 64;
+
 /// Why the sockets could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
@@ -51,18 +54,36 @@ impl Listeners {
     /// [`ListenError`].
     pub fn open(text: &str) -> Result<Self, ListenError> {
         let address = resolve(text).ok_or_else(|| ListenError::Address(text.to_owned()))?;
-        let failed = |protocol| move |source| ListenError::Socket { protocol, address, source };
+        // A port that is free for UDP may be in use for TCP; with port 0 another one will do.
+        let attempts = if address.port() == 0 { ATTEMPTS } else { 1 };
+        let mut result = Self::pair(address);
+        for _ in 1..attempts {
+            match &result {
+                Err(ListenError::Socket { source, .. })
+                    if source.kind() == io::ErrorKind::AddrInUse =>
+                {
+                    result = Self::pair(address);
+                }
+                _ => break,
+            }
+        }
+        result
+    }
+
+    fn pair(address: SocketAddr) -> Result<Self, ListenError> {
+        let failed =
+            |protocol, address| move |source| ListenError::Socket { protocol, address, source };
         let udp = bind(address, Type::DGRAM, Protocol::UDP)
             .and_then(|socket| UdpSocket::from_std(socket.into()))
-            .map_err(failed("UDP"))?;
+            .map_err(failed("UDP", address))?;
         // With port 0, the port that UDP was given.
-        let address = udp.local_addr().map_err(failed("UDP"))?;
+        let address = udp.local_addr().map_err(failed("UDP", address))?;
         let tcp = bind(address, Type::STREAM, Protocol::TCP)
             .and_then(|socket| {
                 socket.listen(256)?;
                 TcpListener::from_std(socket.into())
             })
-            .map_err(failed("TCP"))?;
+            .map_err(failed("TCP", address))?;
         Ok(Self { udp, tcp })
     }
 
