@@ -114,6 +114,9 @@ pub struct Registrar {
     pub api_bind_addr: Option<std::net::IpAddr>,
     /// Proxies whose `X-Forwarded-For` is believed; `None` for the reference's rule.
     pub trusted_proxies: Option<Vec<IpNet>>,
+    /// Who may say that a detector heard a registration or that its phantom was probed; `None` for
+    /// anyone.
+    pub sharing_stations: Option<Vec<IpNet>>,
     /// Largest request body in bytes.
     pub max_body_bytes: usize,
     /// HTTP connections at one time.
@@ -195,7 +198,8 @@ impl Registrar {
             ),
             api_port: t.integer("api_port", 0..=u16::MAX).unwrap_or(0),
             api_bind_addr: address(t, "api_bind_addr", "an IP address"),
-            trusted_proxies: trusted_proxies(t),
+            trusted_proxies: networks(t, "trusted_proxies"),
+            sharing_stations: networks(t, "sharing_stations"),
             max_body_bytes: t.integer("max_body_bytes", 64..=64 << 20).unwrap_or(65_536),
             api_max_connections: t.integer("api_max_connections", 1..=1_000_000).unwrap_or(8192),
             client_rate: t.integer("client_rate", 0..=1_000_000).unwrap_or(20),
@@ -265,9 +269,9 @@ fn address<T: std::str::FromStr>(
     address
 }
 
-fn trusted_proxies(table: &mut Table) -> Option<Vec<IpNet>> {
-    const KEY: &str = "trusted_proxies";
-    let nets = table.subnets(KEY);
+/// Networks of `key`; an empty list is none.
+fn networks(table: &mut Table, key: &'static str) -> Option<Vec<IpNet>> {
+    let nets = table.subnets(key);
     (!nets.is_empty()).then_some(nets)
 }
 

@@ -7,6 +7,9 @@ use signalling::{C2sWrapper, ClientToStation, Message, RegistrationSource, raw};
 
 /// Shortest shared secret that is published, in bytes.
 pub const MIN_SECRET: usize = 8;
+/// Fields of `ClientToStation` and of `RegistrationFlags` (`spec/signalling.md` 3.2).
+const FLAGS: u32 = 24;
+const PRESCANNED: u8 = 5;
 
 /// A request that decodes.
 #[derive(Debug, Clone)]
@@ -89,6 +92,28 @@ impl<'a> Wrapper<'a> {
         Ok(())
     }
 
+    /// Whether the message claims what only stations can know: that a detector heard it, or that its
+    /// phantom was probed already.
+    pub fn claims_station(&self) -> bool {
+        let of_station = |source: i32| {
+            source == RegistrationSource::Detector as i32
+                || source == RegistrationSource::DetectorPrescan as i32
+        };
+        let flags = self.payload.as_ref().and_then(|payload| payload.message.flags.as_ref());
+        self.source.is_some_and(of_station) || flags.is_some_and(|flags| flags.prescanned())
+    }
+
+    /// Takes those claims back: the source becomes the channel's, the phantom is to be probed.
+    pub fn disclaim(&mut self) {
+        self.source = None;
+        let Some(payload) = &mut self.payload else { return };
+        let Some(flags) = &mut payload.message.flags else { return };
+        if flags.prescanned.take().is_some_and(|prescanned| prescanned) {
+            // Embedded messages are merged, and of a scalar the last occurrence counts.
+            raw::put_bytes(payload.bytes.to_mut(), FLAGS, &[PRESCANNED << 3, 0]);
+        }
+    }
+
     /// The message to publish. `channel` and `address` stand in for what the client left out;
     /// `response` is the serialized answer of a bidirectional registration.
     ///
@@ -169,6 +194,40 @@ mod tests {
             assert_eq!(out.registration_source, Some(published));
             assert_eq!(out.registration_address, Some(Vec::new()), "present though empty");
             assert_eq!(out.reg_resp_bytes, None);
+        }
+    }
+
+    #[test]
+    fn claims_of_stations_can_be_taken_back() {
+        for (source, prescanned, claims) in [
+            (Some(1), None, true),
+            (Some(3), Some(true), true),
+            (Some(2), Some(true), true),
+            (Some(2), Some(false), false),
+            (None, None, false),
+        ] {
+            let flags = signalling::RegistrationFlags {
+                prescanned,
+                proxy_header: Some(true),
+                ..Default::default()
+            };
+            let payload = ClientToStation { flags: Some(flags), ..Default::default() };
+            let body = C2sWrapper {
+                shared_secret: Some(vec![1; 8]),
+                registration_payload: Some(payload),
+                registration_source: source,
+                ..C2sWrapper::default()
+            }
+            .encode_to_vec();
+            let mut wrapper = Wrapper::decode(&body).unwrap();
+            assert_eq!(wrapper.claims_station(), claims);
+            wrapper.disclaim();
+            assert!(!wrapper.claims_station());
+            let out = wrapper.publication(RegistrationSource::Api, None, None).unwrap();
+            let out = C2sWrapper::decode(&out[..]).unwrap();
+            assert_eq!(out.registration_source, Some(RegistrationSource::Api as i32));
+            let flags = out.registration_payload.unwrap().flags.unwrap();
+            assert!(!flags.prescanned() && flags.proxy_header());
         }
     }
 
