@@ -271,7 +271,7 @@ table inet conjure {
     }
     chain guard {
         type filter hook postrouting priority 300;
-        oifname != "lo" tcp sport 41245 drop
+        oifname != "lo" meta l4proto { tcp, udp } th sport 41245 drop
     }
 }
 "#;
