@@ -14,6 +14,7 @@ use tracing::{debug, info, warn};
 use crate::connection::{Event, Heartbeat, ProtocolError, Role, Settings};
 use crate::curve::{Curve, CurveError, CurveServer, Entropy};
 use crate::endpoint::{Endpoint, EndpointError, Listener, Stream};
+use crate::greeting::GreetingError;
 use crate::link::{Link, LinkError};
 use crate::subscriptions::Subscriptions;
 
@@ -339,7 +340,12 @@ async fn converse(
         let open = !drained && link.connection.is_ready() && link.unwritten() < MAX_BUFFERED;
         tokio::select! {
             turn = link.turn() => if let Err(error) = turn {
-                if let LinkError::Protocol(ProtocolError::Curve(CurveError::NotAdmitted(_))) = &error {
+                // The peer learns why from the refusal, or from the mechanism in our greeting.
+                if let LinkError::Protocol(
+                    ProtocolError::Curve(CurveError::NotAdmitted(_))
+                    | ProtocolError::Greeting(GreetingError::Mechanism { .. }),
+                ) = &error
+                {
                     link.last_words().await;
                 }
                 return Err(error);

@@ -290,6 +290,26 @@ async fn a_publisher_without_curve_and_a_mute_one_are_failed_handshakes() {
     assert!(text.contains("no complete greeting from the peer within 100 ms"), "{text}");
 }
 
+/// P36: the registrar was switched to CURVE. Every attempt of a subscriber without it ends for the same
+/// reason, whichever side is quicker.
+#[tokio::test]
+async fn a_subscriber_without_curve_is_told_so_every_time() {
+    let (_publisher, at) = publisher(server(Admitted::All)).await;
+    let options =
+        SubscriberOptions { reconnect_max: Duration::from_millis(100), ..Default::default() };
+    let subscriber = Subscriber::connect(&at, options).unwrap();
+    let mut states = subscriber.watch();
+    let attempts = async {
+        while subscriber.stats().failed < 12 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let state = states.borrow_and_update().clone();
+            assert!(!matches!(state, State::Disconnected(_)), "{state}");
+        }
+    };
+    timeout(LONG, attempts).await.unwrap();
+    assert!(failure(&subscriber).await.contains("peer requires mechanism CURVE"));
+}
+
 /// One bad peer does not disturb the others.
 #[tokio::test]
 async fn one_bad_peer_among_many_disturbs_nobody() {
