@@ -71,6 +71,7 @@ domain = "r.example.com"
 dns_private_key_path = "{work}/privkey"
 grpc_listen_addr = "127.0.0.1:8443"
 grpc_reflection = true
+dns_nodata = true
 ''')
 P
 openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost \
@@ -119,7 +120,7 @@ else
     line noise 'both roles' 'missing (install Go 1.24 or newer)'
 fi
 
-# ---- unbound: minimises names, varies the case of letters, speaks all three transports
+# ---- unbound: minimises names strictly, varies the case of letters, speaks all three transports
 if command -v unbound > "$work/unbound-path"; then
     unbound="unbound $(unbound -V | sed -n '1s/Version //p')"
     cat > "$work/unbound.conf" << E
@@ -141,6 +142,7 @@ server:
     do-not-query-localhost: no
     use-caps-for-id: yes
     qname-minimisation: yes
+    qname-minimisation-strict: yes
     access-control: 127.0.0.0/8 allow
 stub-zone:
     name: "$zone"
@@ -181,10 +183,11 @@ ask() {
 if command -v dig > "$work/dig-path"; then
     dig="dig $(dig -v 2>&1 | sed 's/DiG \([0-9.]*\).*/\1/')"
     for transport in +notcp +tcp; do
-        ask "another type, $transport" NXDOMAIN 'qr aa' "$transport" "abc.$zone" A
+        ask "another type, $transport" NOERROR 'qr aa' "$transport" "abc.$zone" A
         ask "another zone, $transport" NXDOMAIN 'qr' "$transport" other.example TXT
         ask "no base32, $transport" NXDOMAIN 'qr aa' "$transport" "0189.$zone" TXT
     done
+    ask 'the authority' NOERROR 'qr aa' "$zone" SOA
     ask 'no EDNS' FORMERR 'qr aa' +noedns "aa.$zone" TXT
     ask 'EDNS version 1' BADVERS 'qr' +edns=1 +noednsnegotiation "aa.$zone" TXT
 else

@@ -100,6 +100,8 @@ pub struct Registrar {
     pub dns_private_key_path: Option<PathBuf>,
     /// Take whole registrations of older clients over DNS too.
     pub dns_accept_unfragmented: bool,
+    /// Names in the zone exist, with an SOA record behind negative answers.
+    pub dns_nodata: bool,
     /// Registrations over DNS that are in progress or kept for retries.
     pub dns_max_pending: usize,
     /// Tasks that answer UDP queries; 0 for one per core.
@@ -190,6 +192,7 @@ impl Registrar {
             domain: t.string("domain").unwrap_or_default(),
             dns_private_key_path: path(t, "dns_private_key_path"),
             dns_accept_unfragmented: t.boolean("dns_accept_unfragmented").unwrap_or(true),
+            dns_nodata: t.boolean("dns_nodata").unwrap_or(false),
             dns_max_pending: t.integer("dns_max_pending", 1..=10_000_000).unwrap_or(100_000),
             dns_workers: t.integer("dns_workers", 0..=1024).unwrap_or(0),
             log_level: log_level(t),

@@ -13,6 +13,7 @@ fuzz_target!(|data: &[u8]| {
     let private = [9; 32];
     let Ok(zone) = Name::parse("r.example.com") else { return };
     let Ok(responder) = Responder::new("r.example.com", &private, choice & 4 == 0) else { return };
+    let responder = responder.with_nodata(choice & 16 != 0);
     let query = match choice & 3 {
         0 => data.to_vec(),
         1 | 2 => {

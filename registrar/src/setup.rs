@@ -222,6 +222,7 @@ fn responder(
     let mut private = Zeroizing::new([0; 32]);
     private.copy_from_slice(&file[..32]);
     let responder = Responder::new(zone, &private, registrar.dns_accept_unfragmented)
-        .map_err(|source| StartError::Zone { zone: zone.clone(), source })?;
+        .map_err(|source| StartError::Zone { zone: zone.clone(), source })?
+        .with_nodata(registrar.dns_nodata);
     Ok((Some(responder), remarks))
 }

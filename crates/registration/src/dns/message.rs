@@ -6,6 +6,8 @@ use super::name::Name;
 /// Type of a TXT record.
 pub const TYPE_TXT: u16 = 16;
 const TYPE_OPT: u16 = 41;
+/// Type of the record that names an authority.
+pub(super) const TYPE_SOA: u16 = 6;
 /// Class of the internet.
 pub(super) const CLASS_IN: u16 = 1;
 /// Set in responses.
@@ -221,6 +223,28 @@ impl Writer {
         self.u16(rdata.len() as u16);
         self.bytes.extend_from_slice(rdata);
         self.bytes[7] = 1;
+    }
+
+    /// Adds the SOA record of `zone` as an answer or, with `authority`, as the reason of a negative one,
+    /// which nobody keeps (RFC 2308: the last number, and the TTL).
+    pub(super) fn soa(&mut self, zone: &Name, authority: bool) {
+        const SERIAL_AND_TIMES: [u32; 5] = [1, 3600, 600, 86_400, 0];
+        self.name(zone);
+        self.u16(TYPE_SOA);
+        self.u16(CLASS_IN);
+        self.bytes.extend_from_slice(&[0; 4]);
+        let length_at = self.bytes.len();
+        self.u16(0);
+        self.name(zone);
+        self.bytes.extend_from_slice(b"\x0ahostmaster");
+        self.name(zone);
+        for number in SERIAL_AND_TIMES {
+            self.bytes.extend_from_slice(&number.to_be_bytes());
+        }
+        // Two names and twenty bytes.
+        let length = (self.bytes.len() - length_at - 2) as u16;
+        self.bytes[length_at..length_at + 2].copy_from_slice(&length.to_be_bytes());
+        self.bytes[if authority { 9 } else { 7 }] = 1;
     }
 
     /// Adds an OPT record whose upper bits of the response code are `extended`.

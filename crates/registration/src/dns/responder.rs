@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use signalling::{DnsPartReq, DnsPartResp, Message as _, raw};
 
-use super::message::{AA, Message, Opt, QR, Question, Rcode, TC, TYPE_TXT, Writer};
+use super::message::{AA, Message, Opt, QR, Question, Rcode, TC, TYPE_SOA, TYPE_TXT, Writer};
 use super::name::{Name, NameError};
 use super::noise::{ReplyKey, StaticKey};
 use super::parts::{Id, Part, Parts, Progress};
@@ -30,6 +30,7 @@ pub struct Responder {
     zone: Name,
     key: StaticKey,
     unfragmented: bool,
+    nodata: bool,
 }
 
 /// Why a query gets no reply.
@@ -52,8 +53,8 @@ pub enum Unanswered {
 pub enum Read {
     /// No reply.
     Nothing(Unanswered),
-    /// An error.
-    Error(Rcode, Vec<u8>),
+    /// An error, or `None` for a name without a record of the wanted type.
+    Error(Option<Rcode>, Vec<u8>),
     /// Something for the registrar.
     Inquiry(Inquiry),
 }
@@ -88,7 +89,16 @@ impl Responder {
         if zone.labels().next().is_none() {
             return Err(NameError::EmptyLabel);
         }
-        Ok(Self { zone, key: StaticKey::new(private), unfragmented })
+        Ok(Self { zone, key: StaticKey::new(private), unfragmented, nodata: false })
+    }
+
+    /// Says of names in the zone that they exist without a record of the wanted type, and who is the
+    /// authority. The reference says that they do not exist, after which a resolver that minimises
+    /// names and believes RFC 8020 asks no further.
+    #[must_use]
+    pub const fn with_nodata(mut self, on: bool) -> Self {
+        self.nodata = on;
+        self
     }
 
     /// The zone.
@@ -108,7 +118,7 @@ impl Responder {
             if message.questions.len() > 1 && reply.len() > query.len() {
                 return Read::Nothing(Unanswered::Amplification);
             }
-            Read::Error(rcode, reply)
+            Read::Error(Some(rcode), reply)
         };
         if message.second_opt {
             return error(Rcode::FormErr, 0);
@@ -122,6 +132,10 @@ impl Responder {
         };
         if message.flags >> 11 & 15 != 0 {
             return error(Rcode::NotImp, AA);
+        }
+        let apex = labels.labels().next().is_none();
+        if self.nodata && (question.kind != TYPE_TXT || apex) {
+            return Read::Error(None, self.no_data(&message, question, apex));
         }
         if question.kind != TYPE_TXT {
             return error(Rcode::NxDomain, AA);
@@ -150,6 +164,16 @@ impl Responder {
             over,
             key: opened.reply,
         })
+    }
+
+    /// The answer for a name that has nothing of the wanted type, but for the authority itself.
+    fn no_data(&self, message: &Message, question: &Question, apex: bool) -> Vec<u8> {
+        let mut writer = Writer::new(message.id, QR | AA, std::slice::from_ref(question));
+        writer.soa(&self.zone, !(apex && question.kind == TYPE_SOA));
+        if message.opt.is_some() {
+            writer.opt(0);
+        }
+        writer.finish()
     }
 
     /// Tells parts from registrations: field 1 of the former has 8 bytes and field 3 is a number; field
@@ -332,6 +356,31 @@ mod tests {
         assert!(matches!(strict.read(&asked.query, Over::Udp), Read::Nothing(Unanswered::Message)));
     }
 
+    #[test]
+    fn names_exist_without_records_where_that_is_wanted() {
+        let responder = responder().with_nodata(true);
+        let ask = |name: &str, kind| {
+            let name = Name::parse(name).unwrap();
+            let question = Question { name, kind, class: 1 };
+            match responder.read(&Writer::new(7, 0, &[question]).finish(), Over::Udp) {
+                Read::Error(None, reply) => reply,
+                other => panic!("{other:?}"),
+            }
+        };
+        // NOERROR of an authority; one question; the SOA as authority, or as the answer.
+        for (name, kind, counts) in [
+            ("ab.r.example.com", 1, [0, 1, 0, 0, 0, 1, 0, 0]),
+            ("r.example.com", 2, [0, 1, 0, 0, 0, 1, 0, 0]),
+            ("R.example.com", TYPE_TXT, [0, 1, 0, 0, 0, 1, 0, 0]),
+            ("r.example.com", TYPE_SOA, [0, 1, 0, 1, 0, 0, 0, 0]),
+        ] {
+            let reply = ask(name, kind);
+            assert_eq!((&reply[2..4], &reply[4..12]), (&[0x84, 0][..], &counts[..]), "{name}");
+            assert!(reply.windows(11).any(|w| w == b"\x0ahostmaster"));
+            assert_eq!(Message::read(&reply).questions[0].kind, kind);
+        }
+    }
+
     /// P30: the question comes back bit for bit, and the registration completes.
     #[test]
     fn random_letter_case_is_read_and_echoed() {
@@ -368,7 +417,7 @@ mod tests {
             query.truncate(1 + cut.index(query.len()));
             let over = if tcp { Over::Tcp } else { Over::Udp };
             match responder().read(&query, over) {
-                Read::Error(Rcode::BadVers, reply) => {
+                Read::Error(Some(Rcode::BadVers), reply) => {
                     prop_assert!(reply.len() <= query.len() + 13);
                 }
                 Read::Error(_, reply) => prop_assert!(reply.len() <= query.len().max(12)),
