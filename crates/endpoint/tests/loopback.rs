@@ -171,7 +171,74 @@ async fn bounds_hold() {
     drop((first, second));
 }
 
-/// Sessions of [`a_thousand_sessions_on_two_sockets`].
+/// One peer that floods the socket with junk, recorded records and hellos does not disturb the others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hostile_peer_disturbs_nobody() {
+    const GOOD: u32 = 100;
+    let mut station = station(GOOD + 1, Limits { sessions: 1000, openings: 200 });
+    let to = SocketAddr::from((Ipv4Addr::LOCALHOST, station.port));
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let flood = std::thread::spawn(move || {
+        let hostile = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let mut hello = Vec::new();
+        let config = Config::client(&secret(GOOD), UNIX_TIME);
+        let now = std::time::Instant::now();
+        dtls::Connection::new(config, now, &mut rand::rng()).poll_transmit(&mut hello);
+        let mut sent = 0u32;
+        while stopped.try_recv().is_err() {
+            for n in 0..20u32 {
+                let mut datagram = hello.clone();
+                // A few good hellos, then changed ones and cut ones.
+                if n > 0 {
+                    let at = (sent.wrapping_mul(31).wrapping_add(n) as usize * 7) % datagram.len();
+                    datagram[at] ^= 0x55;
+                    datagram.truncate(1 + (sent as usize + n as usize * 13) % datagram.len());
+                }
+                let _ = hostile.send_to(&datagram, to);
+                sent = sent.wrapping_add(1);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        sent
+    });
+    let serving = tokio::spawn(async move {
+        while let Some((_, mut stream)) = station.opened.recv().await {
+            tokio::spawn(async move {
+                let mut got = Vec::new();
+                if stream.read_to_end(&mut got).await.is_ok() {
+                    let _ = stream.write_all(&got).await;
+                    let _ = stream.shutdown().await;
+                }
+            });
+        }
+    });
+    let client = client(false);
+    let mut good = Vec::new();
+    for n in 0..GOOD {
+        let client = client.clone();
+        let to = SocketAddr::from((Ipv4Addr::new(127, 0, 2, n as u8 + 1), to.port()));
+        good.push(tokio::spawn(async move {
+            let mut stream = dial(&client, to, n).await.unwrap();
+            let request = vec![n as u8; 50_000];
+            stream.write_all(&request).await.unwrap();
+            stream.shutdown().await.unwrap();
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).await.unwrap();
+            assert!(answer == request, "session {n}");
+        }));
+    }
+    let all = async {
+        for session in good {
+            session.await.unwrap();
+        }
+    };
+    timeout(PATIENCE, all).await.unwrap();
+    stop.send(()).unwrap();
+    assert!(flood.join().unwrap() > 20);
+    serving.abort();
+}
+
+/// Sessions of [`a_thousand_sessions_on_real_sockets_move_a_mebibyte_each`].
 const SESSIONS: u32 = 1000;
 const MIB: usize = 1 << 20;
 
