@@ -1,5 +1,5 @@
 //! 1,000 tunnels at one time in one process: each moves 1 MiB, half of it in each direction, and
-//! every byte arrives.
+//! every byte arrives, while ten peers on the same phantom misbehave.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -19,6 +19,7 @@ use transports::Transport;
 use transports::obfs4::{Client, ClientIdentity, Progress};
 
 const TUNNELS: usize = 1_000;
+const BAD: usize = 10;
 const HALF: usize = 512 * 1024;
 /// All tunnels share one phantom, so that each connection is one among 1,000 registrations.
 const PHANTOM: Ipv4Addr = Ipv4Addr::new(127, 9, 1, 1);
@@ -112,6 +113,22 @@ async fn move_bytes(number: usize, phantom: SocketAddr) {
     assert!(received == pattern(number), "tunnel {number}: {} bytes", received.len());
 }
 
+/// Makes the handshake of a registered client, then sends bytes that no client seals; or, without a
+/// registration, just those.
+async fn misbehave(number: usize, phantom: SocketAddr) {
+    let garbage = vec![number as u8; 100_000];
+    if number.is_multiple_of(2) {
+        let (mut socket, mut answer) = (TcpStream::connect(phantom).await.unwrap(), Vec::new());
+        socket.write_all(&garbage).await.unwrap();
+        let _ = socket.read_to_end(&mut answer).await;
+        assert!(answer.is_empty(), "garbage was answered");
+    } else {
+        let stream = open(number, phantom).await;
+        let _ = stream.socket().try_write(&garbage);
+        let _ = stream.socket().readable().await;
+    }
+}
+
 /// Sends back what arrives.
 async fn echo(listener: TcpListener) {
     loop {
@@ -144,6 +161,10 @@ async fn a_thousand_obfs4_tunnels_move_every_byte() {
             tokio::spawn(serve(stream, peer, Arc::clone(&serving)));
         }
     });
+    let mut bad = tokio::task::JoinSet::new();
+    for number in 0..BAD {
+        bad.spawn(misbehave(number, phantom));
+    }
     let mut tunnels = tokio::task::JoinSet::new();
     for number in 0..TUNNELS {
         tunnels.spawn(move_bytes(number, phantom));
