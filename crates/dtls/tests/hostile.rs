@@ -1,6 +1,6 @@
 //! What strangers send: nothing of it is answered, ends a session, or grows without bound (case P24).
 //!
-//! `DTLS_MUTATIONS=n` sets how many mutated datagrams are tried; 30,000 by default.
+//! `CONJURE_MUTATIONS=n` sets how many mutated datagrams are tried; 30,000 by default.
 
 mod network;
 
@@ -254,7 +254,7 @@ fn mutate(datagram: &[u8], others: &[Vec<u8>], rng: &mut ChaCha20Rng) -> Vec<u8>
 #[test]
 fn mutated_datagrams_neither_panic_nor_end_a_session() {
     let wanted: usize =
-        std::env::var("DTLS_MUTATIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(30_000);
+        std::env::var("CONJURE_MUTATIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(30_000);
     let rng = &mut rng(10);
     let (client, server) = configs(&secret(10));
     let mut others: Vec<Vec<u8>> = connected(10).log().iter().map(|(_, d)| d.clone()).collect();
