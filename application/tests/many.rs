@@ -1,11 +1,12 @@
 //! 1,000 tunnels at one time in one process: each moves 1 MiB, half of it in each direction, and
-//! every byte arrives, while ten peers on the same phantom misbehave.
+//! every byte arrives after the client's end of writing too, while ten peers on the same phantom
+//! misbehave; then all descriptors are free again.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use application::Station;
 use application::connection::serve;
@@ -129,6 +130,11 @@ async fn misbehave(number: usize, phantom: SocketAddr) {
     }
 }
 
+/// Descriptors of this process.
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
 /// Sends back what arrives.
 async fn echo(listener: TcpListener) {
     loop {
@@ -161,6 +167,7 @@ async fn a_thousand_obfs4_tunnels_move_every_byte() {
             tokio::spawn(serve(stream, peer, Arc::clone(&serving)));
         }
     });
+    let before = descriptors();
     let mut bad = tokio::task::JoinSet::new();
     for number in 0..BAD {
         bad.spawn(misbehave(number, phantom));
@@ -172,6 +179,14 @@ async fn a_thousand_obfs4_tunnels_move_every_byte() {
     while let Some(ended) = tunnels.join_next().await {
         ended.unwrap();
     }
+    bad.shutdown().await;
+    for _ in 0..400 {
+        if descriptors() <= before {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(descriptors() <= before, "{} descriptors, {before} before", descriptors());
     let traffic = &station.pipeline.stats.proxy.traffic;
     let all = (TUNNELS * HALF) as u64;
     assert_eq!((traffic.up(), traffic.down()), (all, all));
