@@ -1,70 +1,22 @@
 //! Registration through an AMP cache: a cache of the test behind a front, the real registrar, a real
 //! subscriber.
 
+mod stage;
+
 use std::convert::Infallible;
-use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
 
-use bus::{Subscriber, SubscriberOptions};
-use client::{AmpChannel, Channel, Client, ClientAddress, ClientConf, Options, Transport};
+use client::{AmpChannel, Channel, Client, ClientAddress, Options, Transport};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use keys::KeyPair;
-use registrar::daemon::{Registrar, Setup};
-use signalling::{C2sWrapper, Message, RegistrationSource};
+use signalling::RegistrationSource;
+use stage::Stage;
 use tokio::net::{TcpListener, TcpStream};
-
-const LONG: Duration = Duration::from_secs(60);
-const PHANTOMS: &str = "[Networks.7]\nGeneration = 7\n[[Networks.7.WeightedSubnets]]\nWeight = 1\n\
-                        RandomizeDstPort = true\nSubnets = [\"192.0.2.0/24\", \"2001:db8::/64\"]\n";
-
-async fn registrar(dir: &std::path::Path) -> (Registrar, Subscriber, ClientConf) {
-    let path = |name: &str| dir.join(name);
-    let message = signalling::ClientConf {
-        generation: Some(7),
-        conjure_pubkey: Some(signalling::PubKey {
-            key: Some(KeyPair::generate(&mut rand::rng()).public_file().to_vec()),
-            ..Default::default()
-        }),
-        phantom_subnets_list: Some(signalling::PhantomSubnetsList {
-            weighted_subnets: vec![signalling::PhantomSubnets {
-                weight: Some(1),
-                subnets: vec!["192.0.2.0/24".to_owned(), "2001:db8::/64".to_owned()],
-                randomize_dst_port: Some(true),
-            }],
-        }),
-        ..Default::default()
-    };
-    fs::write(path("phantoms.toml"), PHANTOMS).unwrap();
-    fs::write(path("ClientConf"), message.encode_to_vec()).unwrap();
-    let text = format!(
-        "log_level = \"error\"\napi_port = 0\napi_bind_addr = \"127.0.0.1\"\nzmq_port = 0\n\
-         zmq_bind_addr = \"127.0.0.1\"\nzmq_auth_type = \"NULL\"\nclientconf_path = \"{}\"\n",
-        path("ClientConf").display()
-    );
-    fs::write(path("reg.toml"), text).unwrap();
-    let setup = Setup::load(&path("reg.toml"), &path("phantoms.toml")).unwrap();
-    let registrar = Registrar::start(setup, None).await.unwrap();
-    let publisher = &registrar.processor().publisher;
-    let at = publisher.endpoint().to_string();
-    let subscriber = Subscriber::connect(&at, SubscriberOptions::default()).unwrap();
-    tokio::time::timeout(LONG, async {
-        while !publisher.peers().iter().any(|p| p.subscribed) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await
-    .unwrap();
-    // One generation behind, so that the reply carries the whole ClientConf.
-    let conf = signalling::ClientConf { generation: Some(6), ..message };
-    (registrar, subscriber, ClientConf::from_message(&conf).unwrap())
-}
 
 /// What a cache does: checks that it is meant, fetches from the publisher in the path, adds markup of its
 /// own to the document.
@@ -89,9 +41,9 @@ async fn cache(
 
 #[tokio::test]
 async fn through_a_cache_and_a_front() {
-    let dir = tempfile::tempdir().unwrap();
-    let (registrar, mut subscriber, conf) = registrar(dir.path()).await;
-    let upstream = registrar.address();
+    let mut stage = Stage::with(|_| String::new(), |_| {}).await;
+    let conf = stage.older_conf();
+    let upstream = stage.registrar.address();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let front = listener.local_addr().unwrap();
     let count = Arc::new(AtomicUsize::new(0));
@@ -127,8 +79,7 @@ async fn through_a_cache_and_a_front() {
         let mut options = Options::new(channel, Transport::Min, covert);
         options.address = ClientAddress::Known(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)));
         let session = Client { conf: conf.clone(), options }.register().await.unwrap();
-        let bytes = tokio::time::timeout(LONG, subscriber.recv()).await.unwrap();
-        let heard = C2sWrapper::decode(bytes).unwrap();
+        let heard = stage.published().await;
         assert_eq!(heard.registration_address(), [198, 51, 100, 7]);
         if bidirectional {
             assert_eq!(heard.registration_source(), RegistrationSource::BidirectionalAmp);
@@ -144,9 +95,9 @@ async fn through_a_cache_and_a_front() {
 
 #[tokio::test]
 async fn what_cannot_work_is_named() {
-    let dir = tempfile::tempdir().unwrap();
-    let (registrar, _subscriber, conf) = registrar(dir.path()).await;
-    let at = registrar.address();
+    let stage = Stage::with(|_| String::new(), |_| {}).await;
+    let conf = stage.older_conf();
+    let at = stage.registrar.address();
     for (url, cache, front, words) in [
         (format!("http://{at}/amp/register"), Some("http://cdn.example/"), None, "names a port"),
         ("http://reg.example/amp/register".to_owned(), Some("cdn"), None, "no URL"),

@@ -1,75 +1,24 @@
 //! Registration over HTTP with the real registrar and a real subscriber, and connections to
 //! listeners in the place of phantoms.
 
+mod stage;
+
 use std::collections::HashSet;
-use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bus::{Subscriber, SubscriberOptions};
 use client::{Channel, Client, ClientConf, Families, Options, Session, Transport};
-use keys::{KeyPair, SharedSecret, StationKey};
-use registrar::daemon::{Registrar, Setup};
-use signalling::{C2sWrapper, Message, RegistrationSource};
+use keys::{SharedSecret, StationKey};
+use signalling::RegistrationSource;
+use stage::{PHANTOMS, Stage};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use transports::prefix::PrefixTable;
 use transports::{Identification, Registered, Verdict};
 
-const LONG: Duration = Duration::from_secs(60);
-const PHANTOMS: &str = "[Networks.7]\nGeneration = 7\n[[Networks.7.WeightedSubnets]]\nWeight = 1\n\
-                        RandomizeDstPort = true\nSubnets = [\"192.0.2.0/24\", \"2001:db8::/64\"]\n";
-
-struct Stage {
-    _dir: tempfile::TempDir,
-    registrar: Registrar,
-    subscriber: Subscriber,
-    station: KeyPair,
-    conf: ClientConf,
-}
-
 impl Stage {
     async fn new(overrides: &str) -> Self {
-        let station = KeyPair::generate(&mut rand::rng());
-        let message = signalling::ClientConf {
-            generation: Some(7),
-            conjure_pubkey: Some(signalling::PubKey {
-                key: Some(station.public_file().to_vec()),
-                ..Default::default()
-            }),
-            phantom_subnets_list: Some(signalling::PhantomSubnetsList {
-                weighted_subnets: vec![signalling::PhantomSubnets {
-                    weight: Some(1),
-                    subnets: vec!["192.0.2.0/24".to_owned(), "2001:db8::/64".to_owned()],
-                    randomize_dst_port: Some(true),
-                }],
-            }),
-            ..Default::default()
-        };
-        let dir = tempfile::tempdir().unwrap();
-        let path = |name: &str| dir.path().join(name);
-        fs::write(path("phantoms.toml"), PHANTOMS).unwrap();
-        fs::write(path("ClientConf"), message.encode_to_vec()).unwrap();
-        let text = format!(
-            "log_level = \"error\"\napi_port = 0\napi_bind_addr = \"127.0.0.1\"\nzmq_port = 0\n\
-             zmq_bind_addr = \"127.0.0.1\"\nzmq_auth_type = \"NULL\"\nclientconf_path = \"{}\"\n{overrides}",
-            path("ClientConf").display()
-        );
-        fs::write(path("reg.toml"), text).unwrap();
-        let setup = Setup::load(&path("reg.toml"), &path("phantoms.toml")).unwrap();
-        let registrar = Registrar::start(setup, None).await.unwrap();
-        let publisher = &registrar.processor().publisher;
-        let at = publisher.endpoint().to_string();
-        let subscriber = Subscriber::connect(&at, SubscriberOptions::default()).unwrap();
-        tokio::time::timeout(LONG, async {
-            while !publisher.peers().iter().any(|p| p.subscribed) {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        })
-        .await
-        .unwrap();
-        let conf = ClientConf::load(&path("ClientConf")).unwrap();
-        Self { _dir: dir, registrar, subscriber, station, conf }
+        Self::with(|_| overrides.to_owned(), |_| {}).await
     }
 
     fn client(&self, bidirectional: bool, transport: Transport) -> Client {
@@ -80,12 +29,7 @@ impl Stage {
             Channel::Api(format!("http://{at}/register"))
         };
         let options = Options::new(channel, transport, "203.0.113.5:443".to_owned());
-        Client { conf: self.conf.clone(), options }
-    }
-
-    async fn published(&mut self) -> C2sWrapper {
-        let bytes = tokio::time::timeout(LONG, self.subscriber.recv()).await.unwrap();
-        C2sWrapper::decode(bytes).unwrap()
+        Client { conf: self.conf(), options }
     }
 }
 

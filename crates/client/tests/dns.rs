@@ -1,99 +1,56 @@
 //! Registration over DNS with the real registrar and a real subscriber: over UDP with loss, and through
 //! fronts for TLS and HTTPS as resolvers have them.
 
+mod stage;
+
 use std::convert::Infallible;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
 
-use bus::{Subscriber, SubscriberOptions};
-use client::{
-    Channel, Client, ClientAddress, ClientConf, DnsChannel, Options, Resolver, Session, Transport,
-};
+use client::{Channel, Client, ClientAddress, DnsChannel, Options, Resolver, Session, Transport};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use keys::KeyPair;
-use registrar::daemon::{Registrar, Setup};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use signalling::{C2sWrapper, DnsRegConf, DnsRegMethod, Message, RegistrationSource};
+use signalling::{DnsRegConf, DnsRegMethod, RegistrationSource};
+use stage::Stage;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio_rustls::TlsAcceptor;
 
-const LONG: Duration = Duration::from_secs(60);
-const PHANTOMS: &str = "[Networks.7]\nGeneration = 7\n[[Networks.7.WeightedSubnets]]\nWeight = 1\n\
-                        RandomizeDstPort = true\nSubnets = [\"192.0.2.0/24\", \"2001:db8::/64\"]\n";
 const ZONE: &str = "r.example.com";
-
-struct Stage {
-    dir: tempfile::TempDir,
-    registrar: Registrar,
-    subscriber: Subscriber,
-    conf: ClientConf,
-    acceptor: TlsAcceptor,
-}
 
 impl Stage {
     async fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let path = |name: &str| dir.path().join(name);
-        let station = KeyPair::generate(&mut rand::rng());
         // The DNS registrar has a key of its own.
         let pair = KeyPair::generate(&mut rand::rng());
-        fs::write(path("privkey"), *pair.private_file()).unwrap();
-        let message = signalling::ClientConf {
-            generation: Some(7),
-            conjure_pubkey: Some(signalling::PubKey {
-                key: Some(station.public_file().to_vec()),
-                ..Default::default()
-            }),
-            phantom_subnets_list: Some(signalling::PhantomSubnetsList {
-                weighted_subnets: vec![signalling::PhantomSubnets {
-                    weight: Some(1),
-                    subnets: vec!["192.0.2.0/24".to_owned(), "2001:db8::/64".to_owned()],
-                    randomize_dst_port: Some(true),
-                }],
-            }),
-            dns_reg_conf: Some(DnsRegConf {
-                dns_reg_method: DnsRegMethod::Doh as i32,
-                target: Some("https://192.0.2.99/never".to_owned()),
-                domain: ZONE.to_owned(),
-                pubkey: Some(pair.public_file().to_vec()),
-                ..Default::default()
-            }),
+        let settings = |dir: &Path| {
+            fs::write(dir.join("privkey"), *pair.private_file()).unwrap();
+            format!(
+                "dns_listen_addr = \"127.0.0.1:0\"\ndomain = \"{ZONE}\"\ndns_private_key_path = \"{}\"\n",
+                dir.join("privkey").display()
+            )
+        };
+        let dns = DnsRegConf {
+            dns_reg_method: DnsRegMethod::Doh as i32,
+            target: Some("https://192.0.2.99/never".to_owned()),
+            domain: ZONE.to_owned(),
+            pubkey: Some(pair.public_file().to_vec()),
             ..Default::default()
         };
-        fs::write(path("phantoms.toml"), PHANTOMS).unwrap();
-        fs::write(path("ClientConf"), message.encode_to_vec()).unwrap();
-        let text = format!(
-            "log_level = \"error\"\napi_port = 0\napi_bind_addr = \"127.0.0.1\"\nzmq_port = 0\n\
-             zmq_bind_addr = \"127.0.0.1\"\nzmq_auth_type = \"NULL\"\nclientconf_path = \"{}\"\n\
-             dns_listen_addr = \"127.0.0.1:0\"\ndomain = \"{ZONE}\"\ndns_private_key_path = \"{}\"\n",
-            path("ClientConf").display(),
-            path("privkey").display()
-        );
-        fs::write(path("reg.toml"), text).unwrap();
-        let setup = Setup::load(&path("reg.toml"), &path("phantoms.toml")).unwrap();
-        let registrar = Registrar::start(setup, None).await.unwrap();
-        let publisher = &registrar.processor().publisher;
-        let at = publisher.endpoint().to_string();
-        let subscriber = Subscriber::connect(&at, SubscriberOptions::default()).unwrap();
-        tokio::time::timeout(LONG, async {
-            while !publisher.peers().iter().any(|p| p.subscribed) {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        })
-        .await
-        .unwrap();
-        let conf = ClientConf::load(&path("ClientConf")).unwrap();
+        Self::with(settings, |conf| conf.dns_reg_conf = Some(dns)).await
+    }
+
+    /// A resolver's TLS, with a certificate that the client then trusts.
+    fn acceptor(&self) -> TlsAcceptor {
         let own = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-        fs::write(path("roots.pem"), own.cert.pem()).unwrap();
+        fs::write(self.roots(), own.cert.pem()).unwrap();
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(own.signing_key.serialize_der()));
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = rustls::ServerConfig::builder_with_provider(provider)
@@ -103,12 +60,11 @@ impl Stage {
             .with_single_cert(vec![own.cert.der().clone()], key)
             .unwrap();
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        let acceptor = TlsAcceptor::from(Arc::new(config));
-        Self { dir, registrar, subscriber, conf, acceptor }
+        TlsAcceptor::from(Arc::new(config))
     }
 
     fn roots(&self) -> PathBuf {
-        self.dir.path().join("roots.pem")
+        self.path("roots.pem")
     }
 
     fn dns(&self) -> SocketAddr {
@@ -125,15 +81,14 @@ impl Stage {
         let mut options = Options::new(channel, Transport::Prefix(2), covert);
         options.address = ClientAddress::Known(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)));
         options.roots = self.roots();
-        Client { conf: self.conf.clone(), options }
+        Client { conf: self.conf(), options }
     }
 
     /// Registers both ways through `resolver`; what the stations hear must be what the client uses.
     async fn register(&mut self, resolver: &str) {
         for bidirectional in [false, true] {
             let session: Session = self.client(resolver, bidirectional).register().await.unwrap();
-            let bytes = tokio::time::timeout(LONG, self.subscriber.recv()).await.unwrap();
-            let heard = C2sWrapper::decode(bytes).unwrap();
+            let heard = self.published().await;
             let source = if bidirectional {
                 RegistrationSource::BidirectionalDns
             } else {
@@ -193,8 +148,7 @@ async fn lost_datagrams_are_sent_again_and_published_once() {
         }
     });
     let session = stage.client(&resolver, true).register().await.unwrap();
-    let bytes = tokio::time::timeout(LONG, stage.subscriber.recv()).await.unwrap();
-    let response = C2sWrapper::decode(bytes).unwrap().registration_response.unwrap();
+    let response = stage.published().await.registration_response.unwrap();
     assert_eq!(IpAddr::V4(response.ipv4addr().into()), session.v4.unwrap().ip());
     assert_eq!(stage.registrar.processor().publisher.stats().published, 1);
 }
@@ -204,7 +158,7 @@ async fn over_tls() {
     let mut stage = Stage::new().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let (acceptor, upstream) = (stage.acceptor.clone(), stage.dns());
+    let (acceptor, upstream) = (stage.acceptor(), stage.dns());
     let connections = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&connections);
     tokio::spawn(async move {
@@ -251,7 +205,7 @@ async fn over_https(second: bool) {
     let mut stage = Stage::new().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let (acceptor, upstream) = (stage.acceptor.clone(), stage.dns());
+    let (acceptor, upstream) = (stage.acceptor(), stage.dns());
     tokio::spawn(async move {
         loop {
             let (stream, _) = listener.accept().await.unwrap();

@@ -1,17 +1,17 @@
 //! Registration over gRPC with the real registrar and a real subscriber, plain and over TLS; what the
 //! registrar refuses, and how.
 
+mod stage;
+
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
-use bus::{Subscriber, SubscriberOptions};
-use client::{Channel, Client, ClientConf, Options, Transport};
-use keys::KeyPair;
-use registrar::daemon::{Registrar, Setup};
+use client::{Channel, Client, Options, Transport};
 use signalling::registration::AnnounceReply;
 use signalling::{C2sWrapper, ClientToStation, Message, RegistrationResponse, RegistrationSource};
+use stage::{LONG, PHANTOMS, Stage};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tonic::client::Grpc;
@@ -20,80 +20,23 @@ use tonic::transport::Endpoint;
 use tonic::{Code, Request, Status};
 use tonic_prost::ProstCodec;
 
-const LONG: Duration = Duration::from_secs(60);
-const PHANTOMS: &str = "[Networks.7]\nGeneration = 7\n[[Networks.7.WeightedSubnets]]\nWeight = 1\n\
-                        RandomizeDstPort = true\nSubnets = [\"192.0.2.0/24\"]\n";
-
-struct Stage {
-    dir: tempfile::TempDir,
-    registrar: Registrar,
-    subscriber: Subscriber,
-    conf: ClientConf,
-}
-
 impl Stage {
     async fn new(extra: impl Fn(&Path) -> String) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let path = |name: &str| dir.path().join(name);
-        let message = signalling::ClientConf {
-            generation: Some(7),
-            conjure_pubkey: Some(signalling::PubKey {
-                key: Some(KeyPair::generate(&mut rand::rng()).public_file().to_vec()),
-                ..Default::default()
-            }),
-            phantom_subnets_list: Some(signalling::PhantomSubnetsList {
-                weighted_subnets: vec![signalling::PhantomSubnets {
-                    weight: Some(1),
-                    subnets: vec!["192.0.2.0/24".to_owned()],
-                    randomize_dst_port: Some(true),
-                }],
-            }),
-            ..Default::default()
-        };
-        fs::write(path("phantoms.toml"), PHANTOMS).unwrap();
-        fs::write(path("ClientConf"), message.encode_to_vec()).unwrap();
-        let text = format!(
-            "log_level = \"error\"\napi_port = 0\napi_bind_addr = \"127.0.0.1\"\nzmq_port = 0\n\
-             zmq_bind_addr = \"127.0.0.1\"\nzmq_auth_type = \"NULL\"\nclientconf_path = \"{}\"\n\
-             grpc_listen_addr = \"127.0.0.1:0\"\n{}",
-            path("ClientConf").display(),
-            extra(dir.path())
-        );
-        fs::write(path("reg.toml"), text).unwrap();
-        let setup = Setup::load(&path("reg.toml"), &path("phantoms.toml")).unwrap();
-        let registrar = Registrar::start(setup, None).await.unwrap();
-        let publisher = &registrar.processor().publisher;
-        let at = publisher.endpoint().to_string();
-        let subscriber = Subscriber::connect(&at, SubscriberOptions::default()).unwrap();
-        tokio::time::timeout(LONG, async {
-            while !publisher.peers().iter().any(|p| p.subscribed) {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        })
-        .await
-        .unwrap();
-        // One generation behind, so that the reply carries the whole ClientConf.
-        let conf = signalling::ClientConf { generation: Some(6), ..message };
-        let conf = ClientConf::from_message(&conf).unwrap();
-        Self { dir, registrar, subscriber, conf }
+        let settings = |dir: &Path| format!("grpc_listen_addr = \"127.0.0.1:0\"\n{}", extra(dir));
+        Self::with(settings, |_| {}).await
     }
 
     fn address(&self) -> SocketAddr {
         self.registrar.open().grpc.unwrap()
     }
 
-    async fn heard(&mut self) -> C2sWrapper {
-        let bytes = tokio::time::timeout(LONG, self.subscriber.recv()).await.unwrap();
-        C2sWrapper::decode(bytes).unwrap()
-    }
-
     async fn register(&mut self, url: String) {
         let covert = "203.0.113.5:443".to_owned();
         let mut options = Options::new(Channel::Grpc(url), Transport::Min, covert);
         options.families.v6 = false;
-        options.roots = self.dir.path().join("cert.pem");
-        let session = Client { conf: self.conf.clone(), options }.register().await.unwrap();
-        let heard = self.heard().await;
+        options.roots = self.path("cert.pem");
+        let session = Client { conf: self.older_conf(), options }.register().await.unwrap();
+        let heard = self.published().await;
         assert_eq!(heard.registration_source(), RegistrationSource::BidirectionalApi);
         assert_eq!(heard.registration_address()[12..], [127, 0, 0, 1]);
         let response = heard.registration_response.unwrap();
@@ -170,7 +113,7 @@ async fn announcements_keep_the_clients_bytes() {
     request.metadata_mut().insert("x-forwarded-for", forwarded);
     let reply: AnnounceReply = stage.call(ANNOUNCE, request).await.unwrap();
     assert_eq!(reply, AnnounceReply {});
-    let heard = stage.heard().await;
+    let heard = stage.published().await;
     assert_eq!(heard.registration_source(), RegistrationSource::Api);
     // From this host the last element is that of a CDN.
     assert_eq!(heard.registration_address()[12..], [198, 51, 100, 9]);
@@ -180,7 +123,12 @@ async fn announcements_keep_the_clients_bytes() {
 
 #[tokio::test]
 async fn refusals_have_a_code_and_no_detail() {
-    let stage = Stage::new(|_| "client_rate = 1\nclient_burst = 2\n".to_owned()).await;
+    let stage = Stage::new(|dir| {
+        let v4_only = PHANTOMS.replace(", \"2001:db8::/64\"", "");
+        fs::write(dir.join("phantoms.toml"), v4_only).unwrap();
+        "client_rate = 1\nclient_burst = 2\n".to_owned()
+    })
+    .await;
     let without = |change: fn(&mut C2sWrapper)| {
         let mut wrapper = wrapper();
         change(&mut wrapper);
