@@ -55,7 +55,7 @@ const KINDS: [Kind; 8] = [
 ];
 
 /// Payload scripts: the length of each write.
-const SCRIPTS: [&[usize]; 3] = [&[31], &[96, 2000], &[20, 76, 9000]];
+const SCRIPTS: [&[usize]; 4] = [&[1], &[31], &[96, 2000], &[20, 76, 9904]];
 
 impl Kind {
     const fn phantom(self) -> Ipv4Addr {
