@@ -14,13 +14,15 @@ use application::policy::Policy;
 use keys::{ClientVersion, SharedSecret, StationKey};
 use relay::Sealed;
 use signalling::{C2sWrapper, ClientToStation, Message, RegistrationFlags, RegistrationResponse};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use transports::Transport;
 use transports::obfs4::{Client, ClientIdentity, Progress};
 
 const TUNNELS: usize = 1_000;
 const BAD: usize = 10;
+/// Descriptors of the pipes that the relay keeps for its next splices.
+const KEPT: usize = 512;
 const HALF: usize = 512 * 1024;
 /// All tunnels share one phantom, so that each connection is one among 1,000 registrations.
 const PHANTOM: Ipv4Addr = Ipv4Addr::new(127, 9, 1, 1);
@@ -42,13 +44,13 @@ fn secret(number: usize) -> SharedSecret {
 }
 
 /// The message by which tunnel `number` is registered, with the phantom chosen by a registrar.
-fn registration(number: usize, covert: SocketAddr) -> Vec<u8> {
+fn registration(number: usize, transport: Transport, covert: SocketAddr) -> Vec<u8> {
     C2sWrapper {
         shared_secret: Some(secret(number).expose().to_vec()),
         registration_payload: Some(ClientToStation {
             v4_support: Some(true),
             client_lib_version: Some(ClientVersion::CURRENT.0),
-            transport: Some(Transport::Obfs4.number()),
+            transport: Some(transport.number()),
             covert_address: Some(covert.to_string()),
             flags: Some(RegistrationFlags { prescanned: Some(true), ..Default::default() }),
             ..Default::default()
@@ -82,7 +84,13 @@ impl relay::Codec for Codec {
     }
 }
 
-async fn open(number: usize, phantom: SocketAddr) -> Sealed<Codec> {
+async fn open_min(number: usize, phantom: SocketAddr) -> TcpStream {
+    let mut socket = TcpStream::connect(phantom).await.unwrap();
+    socket.write_all(&transports::min::opening(&secret(number))).await.unwrap();
+    socket
+}
+
+async fn open_obfs4(number: usize, phantom: SocketAddr) -> Sealed<Codec> {
     let identity = secret(number).session_keys(ClientVersion::CURRENT).obfs4();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let (mut client, hello) = Client::start(ClientIdentity::from(&identity), now, &mut rand::rng());
@@ -99,8 +107,9 @@ async fn open(number: usize, phantom: SocketAddr) -> Sealed<Codec> {
     }
 }
 
-async fn move_bytes(number: usize, phantom: SocketAddr) {
-    let (mut read, mut write) = tokio::io::split(open(number, phantom).await);
+/// Sends all, ends writing, and expects the same back.
+async fn move_bytes(number: usize, stream: impl AsyncRead + AsyncWrite) {
+    let (mut read, mut write) = tokio::io::split(stream);
     let sender = async {
         write.write_all(&pattern(number)).await.unwrap();
         write.shutdown().await.unwrap();
@@ -124,7 +133,7 @@ async fn misbehave(number: usize, phantom: SocketAddr) {
         let _ = socket.read_to_end(&mut answer).await;
         assert!(answer.is_empty(), "garbage was answered");
     } else {
-        let stream = open(number, phantom).await;
+        let stream = open_obfs4(number, phantom).await;
         let _ = stream.socket().try_write(&garbage);
         let _ = stream.socket().readable().await;
     }
@@ -148,16 +157,29 @@ async fn echo(listener: TcpListener) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_min_tunnels_move_every_byte() {
+    many(Transport::Min).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_obfs4_tunnels_move_every_byte() {
+    many(Transport::Obfs4).await;
+}
+
+/// The tests count descriptors of the process: they take turns.
+static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+async fn many(transport: Transport) {
+    let _turn = TURN.lock().await;
     telemetry::process::raise_nofile_limit();
     let station = station();
     let covert = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let covert_address = covert.local_addr().unwrap();
     tokio::spawn(echo(covert));
     for number in 0..TUNNELS {
-        station.pipeline.handle(&registration(number, covert_address)).await;
+        station.pipeline.handle(&registration(number, transport, covert_address)).await;
     }
-    assert_eq!(station.pipeline.store.obfs4(PHANTOM.into(), 0).len(), TUNNELS);
+    assert_eq!(station.pipeline.store.count(PHANTOM.into()) as usize, TUNNELS);
     let listener = TcpListener::bind((PHANTOM, 0)).await.unwrap();
     let phantom = listener.local_addr().unwrap();
     let serving = Arc::clone(&station);
@@ -167,28 +189,33 @@ async fn a_thousand_obfs4_tunnels_move_every_byte() {
             tokio::spawn(serve(stream, peer, Arc::clone(&serving)));
         }
     });
-    let before = descriptors();
+    let allowed = descriptors() + if transport == Transport::Min { KEPT } else { 0 };
     let mut bad = tokio::task::JoinSet::new();
-    for number in 0..BAD {
+    for number in (0..BAD).filter(|n| n.is_multiple_of(2) || transport == Transport::Obfs4) {
         bad.spawn(misbehave(number, phantom));
     }
     let mut tunnels = tokio::task::JoinSet::new();
     for number in 0..TUNNELS {
-        tunnels.spawn(move_bytes(number, phantom));
+        tunnels.spawn(async move {
+            match transport {
+                Transport::Obfs4 => move_bytes(number, open_obfs4(number, phantom).await).await,
+                _ => move_bytes(number, open_min(number, phantom).await).await,
+            }
+        });
     }
     while let Some(ended) = tunnels.join_next().await {
         ended.unwrap();
     }
     bad.shutdown().await;
     for _ in 0..400 {
-        if descriptors() <= before {
+        if descriptors() <= allowed {
             break;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert!(descriptors() <= before, "{} descriptors, {before} before", descriptors());
+    assert!(descriptors() <= allowed, "{} descriptors, {allowed} allowed", descriptors());
     let traffic = &station.pipeline.stats.proxy.traffic;
     let all = (TUNNELS * HALF) as u64;
     assert_eq!((traffic.up(), traffic.down()), (all, all));
-    println!("many: {TUNNELS} tunnels, {} MiB in each direction", all >> 20);
+    println!("many: {TUNNELS} {transport} tunnels, {} MiB in each direction", all >> 20);
 }
