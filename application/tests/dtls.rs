@@ -193,9 +193,11 @@ async fn clients_dial_both_families_and_come_again() {
     }
     assert_eq!(world.total("dtls_listened"), 4);
     world.until("tunnels end", |w| w.station.pipeline.stats.proxy.open.value() == 0).await;
-    assert_eq!(world.station.pipeline.stats.connections.active.value(), 0);
+    let active = |w: &World| w.station.pipeline.stats.connections.active.value();
+    world.until("connections end", |w| active(w) == 0).await;
     world.until("sessions end", |w| w.service.endpoint().counters().sessions == 0).await;
-    assert_eq!(world.station.pipeline.stats.connecting.created.value(), 0, "both attempts ended");
+    let created = |w: &World| w.station.pipeline.stats.connecting.created.value();
+    world.until("both attempts end", |w| created(w) == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
