@@ -1,8 +1,17 @@
-//! Life cycle of a daemon: exit codes, limits, readiness, signals.
+//! Life cycle of a daemon: exit codes, limits, signals, its manager, its health.
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+mod health;
+mod manager;
+mod reloads;
+
+use std::ffi::OsString;
 use std::process::ExitCode;
+
+pub use health::{health, wants_health};
+pub use manager::{
+    notify, notify_with, ready, reloading, status, stopping, watchdog, watchdog_period,
+};
+pub use reloads::{Reloads, file_result, merge};
 
 /// Exit codes of the daemons, after sysexits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,25 +57,6 @@ pub fn raise_nofile_limit() -> Option<u64> {
         Ok(()) => limit.maximum,
         Err(_) => limit.current,
     }
-}
-
-/// Tells the service manager `state`, e.g. `READY=1`; does nothing without `NOTIFY_SOCKET`.
-pub fn notify(state: &str) {
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    // A manager that is gone is no reason to stop.
-    let _ = send_notification(&path, state);
-}
-
-fn send_notification(path: &OsStr, state: &str) -> std::io::Result<()> {
-    use std::os::linux::net::SocketAddrExt;
-    use std::os::unix::ffi::OsStrExt;
-    let socket = UnixDatagram::unbound()?;
-    let address = match path.as_bytes() {
-        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
-        _ => SocketAddr::from_pathname(path)?,
-    };
-    socket.send_to_addr(state.as_bytes(), &address)?;
-    Ok(())
 }
 
 /// What the operator asked of the process.
@@ -133,20 +123,4 @@ pub fn with_two_dashes(words: impl Iterator<Item = OsString>) -> impl Iterator<I
         }
         _ => word,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn readiness_reaches_the_manager() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("notify");
-        let manager = UnixDatagram::bind(&path).unwrap();
-        send_notification(path.as_os_str(), "READY=1").unwrap();
-        let mut text = [0; 64];
-        let n = manager.recv(&mut text).unwrap();
-        assert_eq!(&text[..n], b"READY=1");
-    }
 }
