@@ -97,6 +97,10 @@ impl StartError {
 /// Runs the application until it is told to end.
 pub fn main(arguments: Arguments) -> Exit {
     let log = Logger::new("[REG] ");
+    if let Err(error) = telemetry::metrics::check_environment("application") {
+        log.print(&error);
+        return Exit::Config;
+    }
     match run(&arguments, &log) {
         Ok(()) => Exit::Ok,
         Err(error) => {
@@ -547,6 +551,16 @@ impl admin::Daemon for Daemon {
                 },
                 session_watchers: announcer.hub().watchers() as u64,
                 redis: announcer.redis().state().to_string(),
+                funnel: stats.funnel.channels(),
+                countries: stats.funnel.countries(),
+                networks: stats.funnel.networks(),
+                phantom_subnets: stats.funnel.phantom_subnets(),
+                tunnels_completed: stats.proxy.completed.total(),
+                up_bytes: stats.proxy.traffic.up(),
+                down_bytes: stats.proxy.traffic.down(),
+                registrations_stored: pipeline.store.len() as u64,
+                ingest_waiting: ingest.waiting.value().max(0) as u64,
+                ingest_capacity: stats::BUS_QUEUE as u64,
             })),
         }
     }

@@ -160,6 +160,7 @@ impl<D: Dialer, R: Resolver> Pipeline<D, R> {
         }
         match self.store.track(registration) {
             Tracked::New(registration) => {
+                self.stats.funnel.registered(&registration);
                 if enabled(Level::Debug) {
                     let (id, phantom) = (registration.log_id(), registration.phantom_endpoint());
                     self.log.debug(format_args!(
@@ -251,6 +252,7 @@ impl<D: Dialer, R: Resolver> Pipeline<D, R> {
         if self.store.activate(registration, covert) {
             self.announcer.valid(registration);
             regs.accepted(registration);
+            self.stats.funnel.valid(registration);
             if let Some(dtls) = self.dtls.get() {
                 dtls.valid(registration);
             }

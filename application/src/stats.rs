@@ -3,6 +3,7 @@
 //! A [`Window`] counts since the last line; gauges count what is there now.
 
 pub mod connections;
+mod funnel;
 mod lines;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use signalling::RegistrationSource;
 
 use crate::registration::Registration;
 
+pub use funnel::Funnel;
 pub(crate) use lines::BUS_QUEUE;
 pub use lines::{every_five_seconds, every_minute};
 
@@ -252,6 +254,8 @@ pub struct Stats {
     pub screened: Arc<crate::screen::Counters>,
     /// Registrations.
     pub registrations: RegistrationStats,
+    /// How far registrations come.
+    pub funnel: Funnel,
     /// Phantom connections until they are identified.
     pub connections: connections::ConnectionStats,
     /// Sessions of the DTLS transport.
@@ -267,6 +271,7 @@ impl Default for Stats {
             ingest: IngestStats::default(),
             screened: Arc::default(),
             registrations: RegistrationStats::default(),
+            funnel: Funnel::default(),
             connections: connections::ConnectionStats::default(),
             connecting: crate::dtls::Counters::default(),
             proxy: ProxyStats::default(),

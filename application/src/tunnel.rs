@@ -75,10 +75,13 @@ impl Tunnel {
         }
         let proxy = &station.pipeline.stats.proxy;
         proxy.opened(registration.transport.as_str());
+        let funnel = &station.pipeline.stats.funnel;
+        funnel.connected(registration);
         let (limits, mode) = (station.stall, station.relay_mode);
         let traffic = &proxy.traffic;
         let ended = |report: &Report| {
             proxy.closed(report.up, report.down);
+            funnel.ended(registration, report.up, report.down);
             let policy = station.pipeline.policy.load();
             self.print(&log, &self.line(&policy).ended(report));
         };

@@ -92,6 +92,11 @@ impl Candidates {
         }
     }
 
+    /// Candidates that wait.
+    pub fn waiting(&self) -> usize {
+        self.lanes.iter().map(ArrayQueue::len).sum()
+    }
+
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.lanes.iter().all(ArrayQueue::is_empty)

@@ -87,6 +87,8 @@ fn start(arguments: Arguments) -> Result<(), Failure> {
     let environment = Environment::of_process();
     let settings = Settings::load(&arguments, &environment)
         .map_err(|error| Failure::new(Exit::Config, error))?;
+    telemetry::metrics::check_environment("detector")
+        .map_err(|error| Failure::new(Exit::Config, error))?;
     for notice in arguments.notices.iter().chain(&settings.notices) {
         eprintln!("detector: {notice}");
     }

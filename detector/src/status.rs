@@ -109,7 +109,7 @@ impl Desk {
         }
     }
 
-    fn worker(post: &Post) -> WorkerStatus {
+    fn worker(post: &Post, inlet: &Inlet) -> WorkerStatus {
         let counters = post.counters.snapshot();
         WorkerStatus {
             worker: u32::try_from(post.queue).unwrap_or(u32::MAX),
@@ -123,6 +123,22 @@ impl Desk {
             tags: counters.tags,
             forwarded: counters.forwarded + counters.released,
             restarts: post.restarts.load(Relaxed),
+            cpu: u32::try_from(post.cpu).unwrap_or(u32::MAX),
+            v4: counters.v4,
+            v6: counters.v6,
+            truncated: counters.truncated,
+            tls: counters.tls,
+            syns: counters.syns,
+            candidates_short: counters.candidates_short,
+            candidates_waiting: inlet.candidates.waiting() as u64,
+            checked: counters.checked,
+            malformed_tags: counters.malformed_tags,
+            tls13: counters.tls13,
+            evicted: counters.evicted,
+            forwarded_bytes: counters.forwarded_bytes,
+            held: counters.held,
+            released: counters.released,
+            attached: *post.state.lock() == SourceState::Attached,
         }
     }
 }
@@ -138,11 +154,18 @@ fn file_result(file: &std::path::Path, error: Option<&impl ToString>) -> FileRes
 impl telemetry::admin::Daemon for Desk {
     fn status(&self) -> DaemonStatus {
         let (state, notes) = self.state();
+        let bus = self.publisher.as_ref().map(|publisher| publisher.stats());
+        let posts = self.posts.iter().zip(&self.inlets);
         let detail = DetectorStatus {
-            workers: self.posts.iter().map(|post| Self::worker(post)).collect(),
+            workers: posts.map(|(post, inlet)| Self::worker(post, inlet)).collect(),
             sessions: self.sessions.len() as u64,
             session_channel: self.watch.describe(),
             redis: self.redis_state(),
+            redis_received: self.redis.as_ref().map_or(0, |redis| redis.received()),
+            redis_refused: self.redis.as_ref().map_or(0, |redis| redis.refused()),
+            published: bus.as_ref().map_or(0, |bus| bus.published),
+            published_dropped: bus.as_ref().map_or(0, |bus| bus.dropped),
+            subscribers: bus.as_ref().map_or(0, |bus| bus.subscribers as u64),
         };
         DaemonStatus { state, notes, detail: Some(Detail::Detector(detail)) }
     }

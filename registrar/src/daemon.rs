@@ -13,6 +13,7 @@ use conf::RegistrarLogLevel as Level;
 use parking_lot::Mutex;
 use signalling::station::{Count, FileResult, RegistrarStatus, status_reply::Detail};
 use telemetry::admin::{self, DaemonStatus, Identification};
+use telemetry::metrics::Exposition;
 use telemetry::privacy;
 use telemetry::process::{self, Exit, Signal, Signals};
 use tokio::net::TcpListener;
@@ -35,6 +36,10 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// Runs the registrar until it is told to end.
 pub fn main(arguments: Arguments) -> Exit {
+    if let Err(error) = telemetry::metrics::check_environment("registrar") {
+        log::line(Level::Fatal, &error.to_string(), &[]);
+        return Exit::Config;
+    }
     match run(&arguments) {
         Ok(()) => Exit::Ok,
         Err(error) => {
@@ -105,12 +110,17 @@ fn client_addresses() {
 
 fn administrate(registrar: &Arc<Registrar>) {
     let path = admin::socket_path(&admin::ipc_dir(), "registrar", 0);
-    // Part of the identity only; a file that vanished just now gives an empty text.
-    let text = std::fs::read(&registrar.setup.path).unwrap_or_default();
-    let who = Identification::new("registrar", env!("CARGO_PKG_VERSION"), &text);
-    if let Err(error) = admin::serve(&path, Arc::clone(registrar), who) {
+    if let Err(error) = admin::serve(&path, Arc::clone(registrar), identity(&registrar.setup.path))
+    {
         log::line(Level::Warning, &format!("no admin service: {error}"), &[]);
     }
+}
+
+/// Who answers; `configuration` is part of the identity only, and a file that vanished just now gives an
+/// empty text.
+fn identity(configuration: &Path) -> Identification {
+    let text = std::fs::read(configuration).unwrap_or_default();
+    Identification::new("registrar", env!("CARGO_PKG_VERSION"), &text)
 }
 
 /// What remains of a [`Setup`] after the start.
@@ -197,8 +207,10 @@ impl Registrar {
         if let Some(address) = registrar.admin_listen_addr {
             let listener = listen("admin_listen_addr", address)?;
             open.admin = Some(listener.local_addr()?);
-            let health = Health { processor: Arc::clone(&processor), dns: dns.clone() };
-            tokio::spawn(health.serve(listener));
+            let (processor, dns) = (Arc::clone(&processor), dns.clone());
+            let status = move || describe(&processor, dns.as_deref());
+            let exposition = Exposition::new(identity(&path), status)?;
+            tokio::spawn(Health { exposition }.serve(listener));
         }
         if !registrar.log_metrics_interval.is_zero() {
             tokio::spawn(print_metrics(Arc::clone(&processor), registrar.log_metrics_interval));
@@ -334,47 +346,53 @@ async fn print_metrics(processor: Arc<Processor>, interval: Duration) {
     }
 }
 
+/// What the registrar tells of itself.
+fn describe(processor: &Processor, dns: Option<&DnsService>) -> DaemonStatus {
+    let publisher = &processor.publisher;
+    let stats = publisher.stats();
+    let mut notes: Vec<String> = publisher
+        .peers()
+        .iter()
+        .map(|peer| {
+            let key = peer.key.map(|key| format!(" (key {})", keys::z85(&key)));
+            format!(
+                "subscriber {}{}: {} s, {} sent, {} queued, {} dropped",
+                peer.address,
+                key.unwrap_or_default(),
+                peer.connected_for.as_secs(),
+                peer.sent,
+                peer.queued,
+                peer.dropped
+            )
+        })
+        .collect();
+    if let Some(error) = stats.last_error {
+        notes.push(format!("{} subscribers failed, last: {error}", stats.failed));
+    }
+    if let Some(dns) = dns {
+        let pending = dns.pending();
+        notes.push(format!("dns: {pending} registrations in progress or kept for retries"));
+    }
+    let counts = processor.metrics.counts();
+    let requests = counts.into_iter().map(|(name, value)| Count { name: name.to_owned(), value });
+    DaemonStatus {
+        state: "ready".to_owned(),
+        notes,
+        detail: Some(Detail::Registrar(RegistrarStatus {
+            requests: requests.collect(),
+            published: stats.published,
+            subscribers: stats.subscribers as u64,
+            dropped: stats.dropped,
+            generation: processor.snapshot.load().generation,
+            subscribers_failed: stats.failed,
+            dns_pending: dns.map_or(0, |dns| dns.pending() as u64),
+        })),
+    }
+}
+
 impl admin::Daemon for Registrar {
     fn status(&self) -> DaemonStatus {
-        let publisher = &self.processor.publisher;
-        let stats = publisher.stats();
-        let mut notes: Vec<String> = publisher
-            .peers()
-            .iter()
-            .map(|peer| {
-                let key = peer.key.map(|key| format!(" (key {})", keys::z85(&key)));
-                format!(
-                    "subscriber {}{}: {} s, {} sent, {} queued, {} dropped",
-                    peer.address,
-                    key.unwrap_or_default(),
-                    peer.connected_for.as_secs(),
-                    peer.sent,
-                    peer.queued,
-                    peer.dropped
-                )
-            })
-            .collect();
-        if let Some(error) = stats.last_error {
-            notes.push(format!("{} subscribers failed, last: {error}", stats.failed));
-        }
-        if let Some(dns) = &self.dns {
-            let pending = dns.pending();
-            notes.push(format!("dns: {pending} registrations in progress or kept for retries"));
-        }
-        let counts = self.processor.metrics.counts();
-        let requests =
-            counts.into_iter().map(|(name, value)| Count { name: name.to_owned(), value });
-        DaemonStatus {
-            state: "ready".to_owned(),
-            notes,
-            detail: Some(Detail::Registrar(RegistrarStatus {
-                requests: requests.collect(),
-                published: stats.published,
-                subscribers: stats.subscribers as u64,
-                dropped: stats.dropped,
-                generation: self.processor.snapshot.load().generation,
-            })),
-        }
+        describe(&self.processor, self.dns.as_deref())
     }
 
     async fn reload(&self) -> Vec<FileResult> {

@@ -1,8 +1,7 @@
 //! Health and metrics over HTTP, on a listener apart from the public ones (`spec/registrar.md` 15.4):
-//! `/healthz` says `ok`, `/metrics` has the counters as OpenMetrics.
+//! `/healthz` says `ok`, `/metrics` has the metrics of `docs/metrics.md`.
 
 use std::convert::Infallible;
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,14 +12,10 @@ use hyper::header::{self, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use telemetry::metrics::{Exposition, Format};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use crate::dns::DnsService;
-use crate::processor::Processor;
-
-/// Type of `/metrics`.
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// Connections at one time; a scraper uses one.
 const MAX_CONNECTIONS: usize = 64;
 /// Time of one connection.
@@ -29,10 +24,8 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// What is shown.
 #[derive(Debug)]
 pub struct Health {
-    /// Counters, publisher and generation.
-    pub processor: Arc<Processor>,
-    /// Registrations in progress.
-    pub dns: Option<Arc<DnsService>>,
+    /// The metrics.
+    pub exposition: Exposition,
 }
 
 impl Health {
@@ -65,41 +58,18 @@ impl Health {
     }
 
     fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let accept = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok());
+        let format = Format::of_accept(accept.unwrap_or_default());
         let (status, kind, text) = match (request.method(), request.uri().path()) {
             (&Method::GET, "/healthz") => (StatusCode::OK, "text/plain", "ok\n".to_owned()),
-            (&Method::GET, "/metrics") => (StatusCode::OK, OPEN_METRICS, self.metrics()),
+            (&Method::GET, "/metrics") => {
+                (StatusCode::OK, format.content_type(), self.exposition.text(format))
+            }
             _ => (StatusCode::NOT_FOUND, "text/plain", "404 page not found\n".to_owned()),
         };
         let mut response = Response::new(Full::new(text.into()));
         *response.status_mut() = status;
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
         response
-    }
-
-    /// The counters by the names of the metrics line, behind `registrar_`. OpenMetrics wants `_total`
-    /// at the end of a counter; where the line has none it is added.
-    fn metrics(&self) -> String {
-        let mut text = String::new();
-        let mut counter = |name: &str, value: u64| {
-            let family = name.strip_suffix("_total").unwrap_or(name);
-            // Writing into a String cannot fail.
-            let _ = writeln!(text, "# TYPE registrar_{family} counter");
-            let _ = writeln!(text, "registrar_{family}_total {value}");
-        };
-        for (name, value) in self.processor.metrics.all() {
-            counter(name, value);
-        }
-        let stats = self.processor.publisher.stats();
-        counter("published", stats.published);
-        counter("published_dropped", stats.dropped);
-        counter("subscribers_failed", stats.failed);
-        let mut gauge = |name: &str, value: u64| {
-            let _ = writeln!(text, "# TYPE registrar_{name} gauge\nregistrar_{name} {value}");
-        };
-        gauge("subscribers", stats.subscribers as u64);
-        gauge("generation", u64::from(self.processor.snapshot.load().generation));
-        gauge("dns_pending", self.dns.as_ref().map_or(0, |dns| dns.pending() as u64));
-        text.push_str("# EOF\n");
-        text
     }
 }

@@ -81,6 +81,9 @@ pub enum StartError {
         /// Why.
         source: NameError,
     },
+    /// A variable about metrics is wrong.
+    #[error(transparent)]
+    Metrics(#[from] telemetry::metrics::BadSetting),
     /// The publishing socket cannot be opened.
     #[error("failed to create zmq socket: {0}")]
     Publisher(#[from] BindError),
@@ -123,6 +126,7 @@ impl StartError {
             | Self::Key(_)
             | Self::DnsSetting(_)
             | Self::Zone { .. }
+            | Self::Metrics(_)
             | Self::GrpcTls(_) => Exit::Config,
             Self::Publisher(_) | Self::Dns(_) | Self::Address { .. } | Self::Listen { .. } => {
                 Exit::Unavailable

@@ -194,13 +194,13 @@ async fn health_and_metrics_stand_apart() {
     assert!(head.contains("application/openmetrics-text; version=1.0.0"), "{head}");
     let text = String::from_utf8(text).unwrap();
     for line in [
-        "# TYPE registrar_bdapi_requests counter",
-        "registrar_bdapi_requests_total 1",
-        "registrar_reg_processed_BidirectionalAPI_total 1",
-        "registrar_reg_processed_DNS_total 0",
-        "registrar_published_total 1",
-        "registrar_subscribers 1",
-        "registrar_generation 1153",
+        "# TYPE conjure_registrar_bdapi_requests counter",
+        "conjure_registrar_bdapi_requests_total 1",
+        "conjure_registrar_reg_processed_BidirectionalAPI_total 1",
+        "conjure_registrar_reg_processed_DNS_total 0",
+        "conjure_registrar_published_total 1",
+        "conjure_registrar_subscribers 1",
+        "conjure_registrar_generation 1153",
     ] {
         assert!(text.lines().any(|found| found == line), "{line}: {text}");
     }

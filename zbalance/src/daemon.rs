@@ -10,7 +10,7 @@ use packet::hash::SymmetricHash;
 use parking_lot::Mutex;
 use shm::{Event, QueueStatus, Server, ServerError, ServerOptions};
 use signalling::station::{
-    FileResult, QueueStatus as QueueMessage, ZbalanceStatus, status_reply::Detail,
+    FileResult, InterfaceStatus, QueueStatus as QueueMessage, ZbalanceStatus, status_reply::Detail,
 };
 use telemetry::admin::{self, DaemonStatus, Identification};
 use telemetry::process::{self, Exit, Signal, Signals};
@@ -99,6 +99,10 @@ pub fn main(mut arguments: Arguments) -> Exit {
                 Exit::OsErr
             });
         }
+    }
+    if let Err(error) = telemetry::metrics::check_environment("zbalance") {
+        eprintln!("zbalance: ERROR: {error}");
+        return Exit::Config;
     }
     match run(&arguments) {
         Ok(()) => Exit::Ok,
@@ -476,6 +480,27 @@ impl admin::Daemon for Balancer {
                         attached: q.consumer.is_some(),
                         enqueued: q.enqueued,
                         dropped: dropped(q),
+                        processed: q.processed,
+                        outstanding: q.outstanding,
+                        dropped_full: q.dropped_full,
+                        dropped_quota: q.dropped_quota,
+                        no_consumer: q.no_consumer,
+                        no_frame: q.no_frame,
+                        heartbeat_age_seconds: q.heartbeat_age_ms.unwrap_or(0) as f64 / 1000.0,
+                        hung: q.hung,
+                    })
+                    .collect(),
+                cluster: self.cluster,
+                interfaces: self
+                    .sources
+                    .iter()
+                    .map(|(name, c)| InterfaceStatus {
+                        interface: name.clone(),
+                        received: c.received.load(Ordering::Relaxed),
+                        dropped: c.dropped.load(Ordering::Relaxed),
+                        filtered: c.filtered.load(Ordering::Relaxed),
+                        reopened: c.reopened.load(Ordering::Relaxed),
+                        down: c.down.load(Ordering::Relaxed),
                     })
                     .collect(),
             })),

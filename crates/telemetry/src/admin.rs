@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -17,7 +18,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status};
 
-use crate::log;
+use crate::{log, metrics, usage};
 
 #[allow(missing_docs, clippy::all, unreachable_pub)]
 mod service {
@@ -92,6 +93,17 @@ impl Identification {
         }
     }
 
+    /// The reply of this process with the status of its daemon.
+    pub(crate) fn reply(&self, status: DaemonStatus) -> StatusReply {
+        StatusReply {
+            identity: Some(self.message()),
+            state: status.state,
+            notes: status.notes,
+            process: Some(usage::usage()),
+            detail: status.detail,
+        }
+    }
+
     fn message(&self) -> Identity {
         Identity {
             daemon: self.daemon.clone(),
@@ -108,22 +120,10 @@ struct Service<D> {
     who: Identification,
 }
 
-impl<D: Daemon> Service<D> {
-    fn reply(daemon: &D, who: &Identification) -> StatusReply {
-        let status = daemon.status();
-        StatusReply {
-            identity: Some(who.message()),
-            state: status.state,
-            notes: status.notes,
-            detail: status.detail,
-        }
-    }
-}
-
 #[tonic::async_trait]
 impl<D: Daemon> Admin for Service<D> {
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
-        Ok(Response::new(Self::reply(&self.daemon, &self.who)))
+        Ok(Response::new(self.who.reply(self.daemon.status())))
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<StatusReply, Status>> + Send>>;
@@ -140,7 +140,7 @@ impl<D: Daemon> Admin for Service<D> {
         let (daemon, who) = (Arc::clone(&self.daemon), self.who.clone());
         let replies = tokio_stream::StreamExt::map(
             tokio_stream::wrappers::IntervalStream::new(ticks),
-            move |_| Ok(Self::reply(&daemon, &who)),
+            move |_| Ok(who.reply(daemon.status())),
         );
         Ok(Response::new(Box::pin(replies)))
     }
@@ -174,31 +174,61 @@ impl<D: Daemon> Admin for Service<D> {
 
 /// Why the admin socket could not be served.
 #[derive(Debug, thiserror::Error)]
-#[error("admin socket {path}: {cause} (set CJ_IPC_DIR to a folder that this user may write)")]
-pub struct ServeError {
-    path: PathBuf,
-    cause: io::Error,
+pub enum ServeError {
+    /// A socket file cannot be made.
+    #[error("socket {path}: {cause} (set CJ_IPC_DIR to a folder that this user may write)")]
+    Socket {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        cause: io::Error,
+    },
+    /// A variable about metrics is wrong.
+    #[error(transparent)]
+    Setting(#[from] metrics::BadSetting),
+    /// The TCP port for metrics cannot be had.
+    #[error("metrics on {address}: {cause} (choose another port with CJ_METRICS_LISTEN)")]
+    Port {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        cause: io::Error,
+    },
 }
 
-/// Binds the admin socket at `path` (mode 0600; a stale file is replaced by rename) and serves
-/// `daemon` until the runtime ends.
+/// Binds the admin socket at `path` (mode 0600; a stale file is replaced by rename) and the metrics
+/// socket beside it, and serves `daemon` until the runtime ends. With `CJ_METRICS_LISTEN` metrics
+/// are served on a TCP port too.
 ///
 /// # Errors
-/// When the socket cannot be made.
+/// When a socket cannot be made. Those that could be made are served all the same.
 pub fn serve<D: Daemon>(
     path: &Path,
     daemon: Arc<D>,
     who: Identification,
 ) -> Result<tokio::task::JoinHandle<()>, ServeError> {
-    let listener =
-        bind_by_rename(path, 0o600).map_err(|cause| ServeError { path: path.to_owned(), cause })?;
+    usage::prepare();
+    let socket = |path: &Path| {
+        let path = path.to_owned();
+        move |cause| ServeError::Socket { path, cause }
+    };
+    let listener = bind_by_rename(path, 0o600).map_err(socket(path))?;
     let server = tonic::transport::Server::builder()
         .concurrency_limit_per_connection(16)
-        .add_service(AdminServer::new(Service { daemon, who }));
-    Ok(tokio::spawn(async move {
+        .add_service(AdminServer::new(Service { daemon: Arc::clone(&daemon), who: who.clone() }));
+    let task = tokio::spawn(async move {
         // Ends only with the runtime: accept errors are the stream's own.
         let _ = server.serve_with_incoming(UnixListenerStream::new(listener)).await;
-    }))
+    });
+    let address = metrics::listen_address(&who.daemon)?;
+    let exposition = Arc::new(metrics::Exposition::new(who, move || daemon.status())?);
+    let beside = metrics::socket_path(path);
+    metrics::serve_unix(&beside, Arc::clone(&exposition)).map_err(socket(&beside))?;
+    if let Some(address) = address {
+        metrics::serve_tcp(address, exposition)
+            .map_err(|cause| ServeError::Port { address, cause })?;
+    }
+    Ok(task)
 }
 
 /// Binds a Unix socket beside `path` and renames it into place, so that a file left by a dead
@@ -269,6 +299,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn metrics_stand_on_a_socket_of_their_own() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let dir = tempfile::tempdir().unwrap();
+        let path = socket_path(dir.path(), "registrar", 0);
+        let who = Identification::new("registrar", "1.2.3", b"");
+        let _server = serve(&path, Arc::new(Example), who).unwrap();
+        let ask = async |request: &str| {
+            let path = dir.path().join("registrar.metrics.sock");
+            let mut stream = tokio::net::UnixStream::connect(path).await.unwrap();
+            stream.write_all(format!("{request}\r\nHost: a\r\n\r\n").as_bytes()).await.unwrap();
+            let mut text = String::new();
+            stream.read_to_string(&mut text).await.unwrap();
+            text
+        };
+        let text = ask("GET /metrics HTTP/1.1").await;
+        assert!(text.starts_with("HTTP/1.1 200 OK"), "{text}");
+        let kind = "content-type: application/openmetrics-text; version=1.0.0; charset=utf-8";
+        assert!(text.contains(kind), "{text}");
+        assert!(text.contains("\nconjure_registrar_published_total 3\n"), "{text}");
+        assert!(text.ends_with("# EOF\n"));
+        let text = ask("GET /metrics HTTP/1.1\r\nAccept: text/plain").await;
+        assert!(text.contains("content-type: text/plain; version=0.0.4"), "{text}");
+        assert!(ask("POST /metrics HTTP/1.1").await.starts_with("HTTP/1.1 405"));
+        assert!(ask("GET / HTTP/1.1").await.starts_with("HTTP/1.1 404"));
+    }
+
+    #[tokio::test]
     async fn a_daemon_answers_on_its_socket() {
         let dir = tempfile::tempdir().unwrap();
         let path = socket_path(dir.path(), "registrar", 2);
@@ -283,6 +340,7 @@ mod tests {
         let status = client.status(StatusRequest {}).await.unwrap().into_inner();
         assert_eq!(status.state, "ready");
         assert_eq!(status.identity.unwrap().version, "1.2.3");
+        assert!(status.process.unwrap().resident_memory_bytes > 0);
         let reload = client.reload(ReloadRequest {}).await.unwrap().into_inner();
         assert!(reload.files[0].applied);
         let refused = client
