@@ -13,9 +13,8 @@
 
 pub mod isolate;
 mod node;
-mod shell;
 mod topology;
 
+pub use host::tool::CommandError;
 pub use node::Node;
-pub use shell::CommandError;
 pub use topology::{Lab, LabError, address};

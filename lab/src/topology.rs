@@ -3,8 +3,10 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use host::tool::{CommandError, run};
+use host::{Change, Plan, Records, Root, Route, SetupError};
+
 use crate::Node;
-use crate::shell::{CommandError, run};
 
 /// Addresses of the lab. Decoy and covert are public documentation addresses on purpose: shipped
 /// configurations refuse private coverts.
@@ -40,6 +42,12 @@ pub enum LabError {
     /// A tool failed.
     #[error(transparent)]
     Command(#[from] CommandError),
+    /// The station's host could not be set up.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    /// The station's node cannot be entered.
+    #[error(transparent)]
+    Node(#[from] std::io::Error),
 }
 
 /// A built network. It ends with the namespaces of its process.
@@ -185,7 +193,7 @@ const SWITCHES: [(Node, &[(&str, &str)]); 4] = [
 fn tool(program: &str, arguments: &[&str]) -> Result<(), CommandError> {
     let mut command = Command::new(program);
     command.args(arguments);
-    run(command, "")
+    run(command, "").map(drop)
 }
 
 /// Feeds `commands` to one `ip`.
@@ -195,7 +203,7 @@ fn batch(node: Option<Node>, commands: &str) -> Result<(), CommandError> {
         command.args(["-n", node.name()]);
     }
     command.args(["-batch", "-"]);
-    run(command, commands)
+    run(command, commands).map(drop)
 }
 
 /// Writes kernel settings of one node; they are found through the namespace of the writer.
@@ -206,7 +214,7 @@ fn switches(node: Node, settings: &[(&str, &str)]) -> Result<(), CommandError> {
         .collect();
     let mut command = node.command("sh");
     command.arg("-e");
-    run(command, &script)
+    run(command, &script).map(drop)
 }
 
 /// Turns off what would make a capture see super-frames or unfinished checksums.
@@ -238,43 +246,26 @@ fn mirror() -> Result<(), CommandError> {
                   done\n";
     let mut command = Node::Tap.command("sh");
     command.arg("-e");
-    run(command, script)
+    run(command, script).map(drop)
 }
 
-/// Tun devices, DNAT to the application and the leak guard (`spec/operations.md` 7).
-fn station(tuns: u32) -> Result<(), CommandError> {
-    let devices: String = (0..tuns).map(|n| format!("tuntap add mode tun tun{n}\n")).collect();
-    batch(Some(Node::Station), &devices)?;
-    let open: Vec<(String, &str)> =
-        (0..tuns).map(|n| (format!("ipv4/conf/tun{n}/rp_filter"), "0")).collect();
-    let open: Vec<(&str, &str)> =
-        open.iter().map(|(path, value)| (path.as_str(), *value)).collect();
-    switches(Node::Station, &open)?;
-    let mut command = Node::Station.command("nft");
-    command.args(["-f", "-"]);
-    run(command, RULES)
+/// Sets the station's host up as `station setup` does.
+fn station(tuns: u32) -> Result<(), LabError> {
+    let route = Route {
+        tuns: (0..tuns).map(|n| format!("tun{n}")).collect(),
+        v4: Some(address::STATION_V4),
+        v6: Some(address::STATION_V6),
+    };
+    Node::Station.run(|| {
+        let records = Records::default();
+        let set_up = || {
+            let change = Change::compute(&Root::default(), &Plan::new(0, route, None), &[])?;
+            change.apply(&records, |_| {})
+        };
+        Ok(set_up())
+    })??;
+    Ok(())
 }
-
-/// The station's packet filter, one transaction. The guard drops what a lost NAT entry would send
-/// under the station's real address.
-const RULES: &str = r#"
-table inet conjure {
-    chain prerouting {
-        type nat hook prerouting priority dstnat;
-        iifname "tun*" meta nfproto ipv4 meta l4proto { tcp, udp } dnat ip to 10.10.3.2:41245
-        iifname "tun*" meta nfproto ipv6 meta l4proto { tcp, udp } dnat ip6 to [fd10:3::2]:41245
-    }
-    chain input {
-        type filter hook input priority filter;
-        iifname "tun*" accept
-        iifname != "lo" meta l4proto { tcp, udp } th dport 41245 drop
-    }
-    chain guard {
-        type filter hook postrouting priority 300;
-        oifname != "lo" meta l4proto { tcp, udp } th sport 41245 drop
-    }
-}
-"#;
 
 /// Stands in for the detector: what it would write into a tun arrives at the uplink.
 const BYPASS_RULES: &str = r#"

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use telemetry::process::Exit;
 
-use crate::{check, demo, probe, run, status};
+use crate::{check, demo, probe, run, setup, status};
 
 /// Runs, checks, shows and demonstrates a Conjure station.
 #[derive(Debug, Parser)]
@@ -20,6 +20,8 @@ pub struct Arguments {
 enum Command {
     /// Start all four daemons from one conjure.conf and keep them running.
     Run(Configuration),
+    /// Make the host ready: tun devices, packet filter, kernel settings; once per boot, as root.
+    Setup(setup::Arguments),
     /// Show a whole station at work on this computer, in network namespaces of its own.
     Demo(demo::Arguments),
     /// Show what each daemon is doing.
@@ -80,6 +82,7 @@ impl Arguments {
 pub fn execute(arguments: Arguments) -> ExitCode {
     match arguments.command {
         Command::Run(configuration) => run::main(&configuration).into(),
+        Command::Setup(arguments) => setup::main(&arguments).into(),
         Command::Demo(arguments) => demo::main(&arguments).into(),
         Command::Status(arguments) => status::main(&arguments).into(),
         Command::Probe(arguments) => probe::main(&arguments).into(),

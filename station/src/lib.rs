@@ -8,6 +8,7 @@ mod demo;
 pub mod genkey;
 mod probe;
 mod run;
+mod setup;
 mod status;
 
 pub use arguments::execute;

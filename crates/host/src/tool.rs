@@ -15,7 +15,7 @@ pub enum CommandError {
         package: &'static str,
     },
     /// The tool refused.
-    #[error("{command}: {output}")]
+    #[error("command \"{command}\" failed: {output}")]
     Failed {
         /// What was run.
         command: String,
@@ -23,7 +23,7 @@ pub enum CommandError {
         output: String,
     },
     /// The tool could not be run.
-    #[error("{command}: {cause}")]
+    #[error("command \"{command}\" failed: {cause}")]
     Io {
         /// What was run.
         command: String,
@@ -33,17 +33,49 @@ pub enum CommandError {
 }
 
 /// Debian package of a tool.
-fn package(tool: &str) -> &'static str {
+pub fn package(tool: &str) -> &'static str {
     match tool {
         "nft" => "nftables",
+        "iptables" | "ip6tables" | "iptables-restore" | "ip6tables-restore" => "iptables",
         "ethtool" => "ethtool",
-        "nsenter" | "unshare" | "mount" => "util-linux",
+        "nsenter" | "unshare" | "mount" | "umount" => "util-linux",
+        "pf_ringcfg" => "pfring",
+        "modprobe" => "kmod",
         _ => "iproute2",
     }
 }
 
-/// Runs `command`, feeding it `input`.
-pub(crate) fn run(mut command: Command, input: &str) -> Result<(), CommandError> {
+/// A command for `program`, found also where only administrators look for programs.
+pub fn command(program: &str) -> Command {
+    let mut command = Command::new(program);
+    let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".to_owned());
+    command.env("PATH", format!("{path}:/usr/local/sbin:/usr/sbin:/sbin"));
+    command
+}
+
+/// True when `program` is installed.
+pub fn installed(program: &str) -> bool {
+    let path = std::env::var("PATH").unwrap_or_default();
+    path.split(':')
+        .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"])
+        .any(|dir| !dir.is_empty() && std::path::Path::new(dir).join(program).is_file())
+}
+
+/// Runs `program` with `arguments` and returns what it prints.
+///
+/// # Errors
+/// When it is not installed, cannot be run or refuses.
+pub fn output(program: &str, arguments: &[&str]) -> Result<String, CommandError> {
+    let mut command = command(program);
+    command.args(arguments);
+    run(command, "")
+}
+
+/// Runs `command`, feeding it `input`, and returns what it prints.
+///
+/// # Errors
+/// When it is not installed, cannot be run or refuses.
+pub fn run(mut command: Command, input: &str) -> Result<String, CommandError> {
     let tool = command.get_program().to_string_lossy().into_owned();
     let text = std::iter::once(command.get_program())
         .chain(command.get_args())
@@ -57,7 +89,7 @@ pub(crate) fn run(mut command: Command, input: &str) -> Result<(), CommandError>
             CommandError::Io { command: text.clone(), cause }
         }
     };
-    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(failed)?;
     if let Some(mut stdin) = child.stdin.take() {
         // A tool that does not read says so in its status.
@@ -65,7 +97,7 @@ pub(crate) fn run(mut command: Command, input: &str) -> Result<(), CommandError>
     }
     let output = child.wait_with_output().map_err(failed)?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     // nsenter reports a tool that it cannot find with status 127.

@@ -1,0 +1,23 @@
+//! Names and numbers of users, from `/etc/passwd`.
+
+use crate::Root;
+
+fn entries(root: &Root) -> Vec<(String, u32)> {
+    let text = root.read("/etc/passwd").unwrap_or_default();
+    text.lines()
+        .filter_map(|line| {
+            let mut fields = line.split(':');
+            Some((fields.next()?.to_owned(), fields.nth(1)?.parse().ok()?))
+        })
+        .collect()
+}
+
+/// Number of the user `name`.
+pub fn uid_of(root: &Root, name: &str) -> Option<u32> {
+    entries(root).into_iter().find(|(known, _)| known == name).map(|(_, uid)| uid)
+}
+
+/// Name of the user with number `uid`.
+pub fn name_of(root: &Root, uid: u32) -> Option<String> {
+    entries(root).into_iter().find(|(_, known)| *known == uid).map(|(name, _)| name)
+}
