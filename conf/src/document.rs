@@ -12,6 +12,12 @@ use toml::de::{DeTable, DeValue};
 use crate::problem::{Loaded, Notice, Origin, Problem, Problems, unknown_key};
 use crate::variables;
 
+#[cfg(test)]
+thread_local! {
+    /// Keys that readers of this thread asked for.
+    pub(crate) static KNOWN: std::cell::RefCell<Vec<&'static str>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
 enum Value {
     String(String),
     Integer(i64),
@@ -267,6 +273,8 @@ impl Table {
     }
 
     fn remark_unknown(&mut self) {
+        #[cfg(test)]
+        KNOWN.with_borrow_mut(|known| known.extend(&self.known));
         for entry in self.entries.iter().filter(|e| !e.used) {
             let text = unknown_key(&entry.key, self.known.iter().copied());
             self.notices.push(Notice { origin: Origin::file(&self.path, entry.line), text });

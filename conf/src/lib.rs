@@ -7,6 +7,7 @@
 mod application;
 mod arithmetic;
 mod bash;
+pub mod catalogue;
 pub mod command_lines;
 mod detector;
 mod document;

@@ -44,7 +44,7 @@ const PF_DRIVER: (&str, &str) = ("PF_DRIVER", "i40e");
 const OFFSET: (&str, &str) = ("OFFSET", "0");
 
 /// Variables without a default.
-const OTHERS: [&str; 14] = [
+const OTHERS: [&str; 24] = [
     "CJ_IFACE",
     "ZMQ_PRIVKEY",
     "CJ_CONF",
@@ -55,6 +55,16 @@ const OTHERS: [&str; 14] = [
     "CJ_INGEST_BACKEND",
     "CJ_INGEST_CORES",
     "CJ_IPC_DIR",
+    "CJ_SESSION_SOCKET",
+    "CJ_METRICS_LISTEN",
+    "CJ_METRICS_LISTEN_ZBALANCE",
+    "CJ_METRICS_LISTEN_DETECTOR",
+    "CJ_METRICS_LISTEN_APPLICATION",
+    "CJ_METRICS_LISTEN_REGISTRAR",
+    "CJ_METRICS_FLOOR",
+    "CJ_LOG_FORMAT",
+    "CJ_SANDBOX",
+    "CJ_USER",
     "CJ_TUN_OWNER",
     "CJ_DNAT_TUN",
     "CONJURE_STATION_REPO",

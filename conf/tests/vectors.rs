@@ -212,6 +212,7 @@ fn command_lines_by_our_reader_and_by_the_start_scripts() {
             let info = if zc { "Polling Mode: ZC\n" } else { "Polling Mode: none\n" };
             write(&stage.path(&format!("proc/net/pf_ring/dev/{interface}/info")), info);
         }
+        write(&stage.path("proc/net/pf_ring/info"), "PF_RING Version          : 8.9.0 (dev)\n");
         for name in ["D/privkey", "D/app.toml", "D/reg.toml"] {
             write(&stage.path(name), "");
         }

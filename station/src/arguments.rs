@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use telemetry::process::Exit;
 
-use crate::{check, demo, probe, run, setup, status};
+use crate::{config, demo, exec, probe, run, setup, status};
 
 /// Runs, checks, shows and demonstrates a Conjure station.
 #[derive(Debug, Parser)]
@@ -20,6 +20,8 @@ pub struct Arguments {
 enum Command {
     /// Start all four daemons from one conjure.conf and keep them running.
     Run(Configuration),
+    /// Become one daemon, started with the settings of conjure.conf; for units and containers.
+    Exec(exec::Arguments),
     /// Make the host ready: tun devices, packet filter, kernel settings; once per boot, as root.
     Setup(setup::Arguments),
     /// Show a whole station at work on this computer, in network namespaces of its own.
@@ -31,7 +33,7 @@ enum Command {
     /// Work with configuration files.
     Config {
         #[command(subcommand)]
-        command: ConfigCommand,
+        command: config::Command,
     },
     /// Connect through a station as a client.
     Client(client::Arguments),
@@ -41,12 +43,6 @@ enum Command {
     /// The web server of the demo.
     #[command(hide = true)]
     DemoWeb(demo::web::Arguments),
-}
-
-#[derive(Debug, Subcommand)]
-enum ConfigCommand {
-    /// Read every file that the daemons would read and say what is wrong.
-    Check(Configuration),
 }
 
 /// Where the configuration is.
@@ -82,13 +78,12 @@ impl Arguments {
 pub fn execute(arguments: Arguments) -> ExitCode {
     match arguments.command {
         Command::Run(configuration) => run::main(&configuration).into(),
+        Command::Exec(arguments) => exec::main(&arguments).into(),
         Command::Setup(arguments) => setup::main(&arguments).into(),
         Command::Demo(arguments) => demo::main(&arguments).into(),
         Command::Status(arguments) => status::main(&arguments).into(),
         Command::Probe(arguments) => probe::main(&arguments).into(),
-        Command::Config { command: ConfigCommand::Check(configuration) } => {
-            check::main(&configuration).into()
-        }
+        Command::Config { command } => config::main(&command).into(),
         Command::Client(arguments) => client::run(arguments),
         Command::DemoCell(arguments) => demo::cell::main(&arguments).into(),
         Command::DemoWeb(arguments) => demo::web::main(&arguments).into(),

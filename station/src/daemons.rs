@@ -6,11 +6,15 @@ use std::process::Command;
 use conf::{Problem, Station};
 
 /// A daemon of the station, in the order in which they are started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
 pub(crate) enum Daemon {
+    /// Capture and distribution of packets.
     Zbalance,
+    /// Search for registrations, forwarding of packets.
     Detector,
+    /// Registrations, phantoms and relays.
     Application,
+    /// Registration channels.
     Registrar,
 }
 

@@ -7,13 +7,12 @@ pub(crate) mod cell;
 mod files;
 mod matrix;
 mod redis;
+mod running;
 mod stun;
 pub(crate) mod web;
 
-use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::os::unix::net::UnixDatagram;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -21,6 +20,7 @@ use lab::{Lab, Node, address};
 use telemetry::process::Exit;
 
 use files::{Files, Sessions};
+use running::Running;
 
 /// Time that the station has to become ready.
 const READY: Duration = Duration::from_secs(20);
@@ -44,6 +44,11 @@ pub(crate) struct Arguments {
     /// the station's files in the folder named by CONJURE_DEMO_DIR.
     #[arg(long, value_name = "PROGRAM", num_args = 1.., allow_hyphen_values = true)]
     exec: Vec<String>,
+    /// Let a program bring the daemons up instead of starting them: it runs on the station's node
+    /// with the argument start, and with stop at the end, and finds the station's files in the
+    /// folder named by CONJURE_DEMO_DIR.
+    #[arg(long, value_name = "PROGRAM")]
+    start: Option<PathBuf>,
 }
 
 /// Runs the demo.
@@ -73,18 +78,22 @@ fn demonstrate(arguments: &Arguments) -> Result<bool, String> {
         Sessions::Grpc => None,
         Sessions::Redis | Sessions::Both => Some(redis::Supervised::start(&files)?),
     };
-    let station = Running::start(&files, arguments.verbose)?;
+    let station = match &arguments.start {
+        Some(program) => Running::by(program, dir.path())?,
+        None => Running::start(&files, arguments.verbose)?,
+    };
     if !arguments.exec.is_empty() {
-        return execute(arguments, dir.path());
+        let good = execute(arguments, dir.path())?;
+        return Ok(station.stop()? && good);
     }
     let tally = matrix::run(&files, stun, &arguments.only)?;
     if arguments.keep {
         println!("{tally}");
         stay(&files);
     }
-    station.stop();
+    let stopped = station.stop()?;
     println!("{tally}");
-    Ok(tally.failed == 0)
+    Ok(stopped && tally.failed == 0)
 }
 
 /// Runs a program on the client's node.
@@ -176,55 +185,6 @@ fn nginx_conf(files: &Files) -> String {
         key = path("key.pem"),
         root = path("www"),
     )
-}
-
-/// The station's four daemons under `station run`.
-struct Running {
-    child: Child,
-}
-
-impl Running {
-    fn start(files: &Files, verbose: bool) -> Result<Self, String> {
-        let notify = files.path("notify");
-        let ready = UnixDatagram::bind(&notify).map_err(|e| e.to_string())?;
-        ready.set_read_timeout(Some(READY)).map_err(|e| e.to_string())?;
-        let mut child = own(Node::Station)
-            .args(["run", "--conf"])
-            .arg(files.path("conjure.conf"))
-            .env("NOTIFY_SOCKET", &notify)
-            .stdout(Stdio::piped())
-            .stderr(if verbose { Stdio::inherit() } else { log_file(files)? })
-            .spawn()
-            .map_err(|e| format!("station run: {e}"))?;
-        if let Some(out) = child.stdout.take() {
-            std::thread::spawn(move || {
-                for line in BufReader::new(out).lines().map_while(Result::ok) {
-                    if verbose || line.starts_with("station: ") {
-                        println!("{line}");
-                    }
-                }
-            });
-        }
-        if ready.recv(&mut [0; 64]).is_err() {
-            let log = std::fs::read_to_string(files.path("daemons.log")).unwrap_or_default();
-            return Err(format!("the station is not ready after {READY:?}\n{log}"));
-        }
-        Ok(Self { child })
-    }
-
-    fn stop(mut self) {
-        let pid = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
-        if let Some(pid) = pid {
-            // A station that is gone already is stopped.
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        }
-        let _ = self.child.wait();
-    }
-}
-
-fn log_file(files: &Files) -> Result<Stdio, String> {
-    let file = std::fs::File::create(files.path("daemons.log")).map_err(|e| e.to_string())?;
-    Ok(file.into())
 }
 
 /// Waits until the operator has seen enough.

@@ -2,9 +2,10 @@
 #![forbid(unsafe_code)]
 
 pub mod arguments;
-mod check;
+mod config;
 mod daemons;
 mod demo;
+mod exec;
 pub mod genkey;
 mod probe;
 mod run;

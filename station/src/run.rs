@@ -13,7 +13,7 @@ use tokio::process::Child;
 use tokio::task::JoinSet;
 
 use crate::arguments::Configuration;
-use crate::check;
+use crate::config::check;
 use crate::daemons::Daemon;
 
 /// First and longest pause before a daemon is started again.
