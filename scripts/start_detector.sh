@@ -1,10 +1,6 @@
 #!/bin/bash
 # Starts the detector with the settings of conjure.conf.
 set -e
-if [ "$(id -u)" -ne 0 ]; then
-    echo "$0 must be run as root" >&2
-    exit 1
-fi
 here=$(dirname "$(readlink -f "$0")")
 . "$here/read_conf.sh"
 

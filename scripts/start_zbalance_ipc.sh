@@ -10,6 +10,9 @@ if [ -z "$CJ_IFACE" ]; then
 fi
 
 backend=${CJ_INGEST_BACKEND:-auto}
+if [ "$backend" = pfring ]; then
+    . "$here/check_pfring.sh"
+fi
 if [ "$backend" = pfring ] && [ "$(sysctl -b vm.nr_hugepages)" -lt 512 ]; then
     echo "fewer than 512 huge pages; run: sysctl -w vm.nr_hugepages=512" >&2
     exit 1
