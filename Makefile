@@ -12,10 +12,34 @@ TEST_TOOLS := $(RUN_TOOLS) redis-server:redis-server ping:iputils-ping tcpdump:t
 # What the build itself needs beside Rust.
 BUILD_TOOLS := cc:gcc cmake:cmake
 
-.PHONY: help run test interop bench fuzz lint build fmt tools-build tools-run tools-test
+DEPLOYMENT_TOOLS := dockerd:docker.io docker-compose:docker-compose debootstrap:debootstrap \
+	systemd-nspawn:systemd-container strip:binutils
+
+# Containers. `make target=det container` builds one image; without a target, everything in one.
+# pfring_ver is PF_RING's version in the image: the argument, else PFRING_VER, else none. binaries=bin
+# takes the programs of ./bin instead of compiling in the image; base and builder replace the images
+# that docker/Dockerfile starts from.
+DOCKER ?= $(shell scripts/docker)
+TARGETS := det app reg zbalance sim
+target ?=
+pfring_ver ?= $(or $(PFRING_VER),none)
+binaries ?=
+base ?=
+builder ?=
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
+REVISION = $(shell git rev-parse --short HEAD 2> /dev/null || echo unknown)
+# A tag allows no slash, and a version may be a git ref.
+PFRING_TAG = $(subst /,-,$(pfring_ver))
+
+DESTDIR ?=
+
+.PHONY: help run test interop bench fuzz lint build fmt all bin container deployment install packages \
+	book doctor backup-config restore-config clean tools-build tools-run tools-test tools-deployment \
+	zbalance detector application registrar registration-server genkey conjure conjure-sim app app-dbg \
+	sim rust libtd
 
 help: ## This text
-	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: tools-run build ## Build and show a whole station at work (KEEP=1 stays up, ONLY=decoy,min for one cell)
 	@target/release/station demo $(if $(KEEP),--keep) $(if $(ONLY),--only $(ONLY))
@@ -25,6 +49,9 @@ test: tools-test ## Run every test
 
 interop: tools-test build ## Run the peers that nobody here wrote
 	@interop/run
+
+deployment: tools-deployment bin ## Try containers, packages and units: a client connects through each
+	@deployment/run
 
 bench: build ## Print the ratios of the hot paths (ONLY=name,… for some)
 	@target/release/bench $(if $(ONLY),--only $(ONLY))
@@ -40,6 +67,51 @@ lint: tools-build ## Formatting, clippy with warnings denied, licences and bans
 build: tools-build
 	@$(CARGO) build $(PROFILE) --workspace --bins
 
+all: bin ## Build every program into ./bin
+
+bin: build
+	@scripts/bin target/release bin
+
+# Names that operators of the reference know, and one for each of our programs; outputs in ./bin.
+zbalance detector application registrar genkey conjure app registration-server libtd rust sim conjure-sim: bin
+
+app-dbg: tools-build ## The application with debug assertions, in ./bin
+	@$(CARGO) build -p application && install -D target/debug/application bin/application-dbg
+
+container: ## Build an image (target=det, app, reg, zbalance or sim; none: all in one)
+ifneq ($(filter-out $(TARGETS),$(target)),)
+	@echo 'unrecognized container target $(target) - please use one of [ $(TARGETS) ]' >&2; exit 2
+else
+	DOCKER_BUILDKIT=1 $(DOCKER) build --network=host \
+		$(if $(target),--target conjure_$(target) -t conjure_$(target),-t conjure -t conjure:pf-$(PFRING_TAG)) \
+		-f docker/Dockerfile --build-arg pfring_ver=$(pfring_ver) --build-arg version=$(VERSION) \
+		--build-arg revision=$(REVISION) $(if $(binaries),--build-arg BINARIES=host) \
+		$(if $(base),--build-arg BASE=$(base)) $(if $(builder),--build-arg BUILDER=$(builder)) .
+	@$(DOCKER) image ls --format '{{.Repository}}:{{.Tag}} {{.Size}}' $(if $(target),conjure_$(target),conjure)
+endif
+
+install: bin ## Install into DESTDIR: /opt/conjure, units, man pages
+	@packaging/stage all bin $(or $(DESTDIR),/)
+
+packages: bin ## Debian packages, tarball, SBOM and checksums in target/packages
+	@packaging/deb bin target/packages
+
+book: ## The operator's book, in target/book
+	@docs/build target/book
+
+doctor: build ## Look for what is wrong with this host
+	@target/release/station doctor
+
+backup-config: ## Copy the local configuration to ~/conjure-config (no keys)
+	@mkdir -p ~/conjure-config && cp -v $$(ls -d /var/lib/conjure/*.conf /var/lib/conjure/*.toml /var/lib/conjure/ClientConf 2> /dev/null) ~/conjure-config
+
+restore-config: ## Copy ~/conjure-config back
+	@cp -v ~/conjure-config/* /var/lib/conjure
+
+clean: ## Remove what was built
+	$(CARGO) clean
+	rm -rf bin
+
 fmt: ## Format everything
 	$(CARGO) fmt --all
 
@@ -51,3 +123,6 @@ tools-run:
 
 tools-test:
 	@scripts/need $(BUILD_TOOLS) $(TEST_TOOLS)
+
+tools-deployment:
+	@scripts/need $(BUILD_TOOLS) $(RUN_TOOLS) $(DEPLOYMENT_TOOLS)
