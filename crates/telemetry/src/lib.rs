@@ -6,8 +6,10 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+mod journal;
 pub mod log;
 pub mod metrics;
+pub mod output;
 pub mod privacy;
 pub mod process;
 mod usage;

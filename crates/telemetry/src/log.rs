@@ -2,11 +2,13 @@
 //!
 //! A line is `<prefix><YYYY/MM/DD hh:mm:ss.micros> <message>`, prefix first, local time. The order
 //! of levels is unusual and kept: `trace < debug < warn < error < info`, so `info` is the quietest.
+//! Where lines go, and what the journal gets beside them, stands in [`crate::output`].
 
 use std::fmt;
-use std::io::Write;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
+
+use crate::output::{self, Entry, Priority, Stream};
 
 /// Level of a line, from most to least verbose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -114,21 +116,32 @@ impl Logger {
 
     /// Prints at any setting.
     pub fn print(&self, message: impl fmt::Display) {
-        let now = chrono::Local::now().format("%Y/%m/%d %H:%M:%S%.6f");
-        let line = format!("{}{now} {message}\n", self.prefix);
-        // A log that cannot be written must not stop the station.
-        let _ = if self.stderr {
-            std::io::stderr().lock().write_all(line.as_bytes())
-        } else {
-            let mut out = std::io::stdout().lock();
-            out.write_all(line.as_bytes()).and_then(|()| out.flush())
+        self.write(Priority::Info, &message);
+    }
+
+    fn write(&self, priority: Priority, message: &dyn fmt::Display) {
+        let stream = if self.stderr { Stream::Err } else { Stream::Out };
+        let stamped = |message: &str| {
+            let now = chrono::Local::now().format("%Y/%m/%d %H:%M:%S%.6f");
+            format!("{}{now} {message}", self.prefix)
         };
+        let bare = |message: &str| format!("{}{message}", self.prefix);
+        let message = message.to_string();
+        let entry =
+            Entry { stream, priority, stamped: &|| stamped(&message), bare: &|| bare(&message) };
+        output::write(&entry, &[]);
     }
 
     /// Prints when `level` is enabled; the message is formatted only then.
     pub fn at(&self, level: Level, message: fmt::Arguments<'_>) {
         if enabled(level) {
-            self.print(message);
+            let priority = match level {
+                Level::Trace | Level::Debug => Priority::Debug,
+                Level::Warn => Priority::Warning,
+                Level::Error => Priority::Error,
+                Level::Info => Priority::Info,
+            };
+            self.write(priority, &message);
         }
     }
 
