@@ -71,6 +71,12 @@ const OTHERS: [&str; 24] = [
     "CONJURE_H1_REPO",
 ];
 
+/// What `name` is when nobody sets it.
+pub(crate) fn default_of(name: &str) -> Option<&'static str> {
+    let all = DEFAULTS.into_iter().chain([PF_DRIVER, OFFSET]);
+    all.into_iter().find(|(n, _)| *n == name).map(|(_, value)| value)
+}
+
 pub(crate) fn known() -> impl Iterator<Item = &'static str> {
     DEFAULTS.iter().map(|&(n, _)| n).chain([PF_DRIVER.0, OFFSET.0]).chain(OTHERS)
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use telemetry::process::Exit;
 
-use crate::{config, demo, exec, probe, run, setup, status};
+use crate::{client_conf, config, demo, exec, probe, run, setup, status};
 
 /// Runs, checks, shows and demonstrates a Conjure station.
 #[derive(Debug, Parser)]
@@ -35,6 +35,8 @@ enum Command {
         #[command(subcommand)]
         command: config::Command,
     },
+    /// Make the ClientConf that clients of this station get.
+    ClientConf(client_conf::Arguments),
     /// Connect through a station as a client.
     Client(client::Arguments),
     /// One transfer of the demo.
@@ -84,6 +86,7 @@ pub fn execute(arguments: Arguments) -> ExitCode {
         Command::Status(arguments) => status::main(&arguments).into(),
         Command::Probe(arguments) => probe::main(&arguments).into(),
         Command::Config { command } => config::main(&command).into(),
+        Command::ClientConf(arguments) => client_conf::main(&arguments).into(),
         Command::Client(arguments) => client::run(arguments),
         Command::DemoCell(arguments) => demo::cell::main(&arguments).into(),
         Command::DemoWeb(arguments) => demo::web::main(&arguments).into(),

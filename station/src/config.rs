@@ -42,7 +42,7 @@ pub(crate) fn main(command: &Command) -> Exit {
 }
 
 /// The evaluated `conjure.conf`; remarks go to standard error, errors too.
-fn load(configuration: &Configuration) -> Result<Station, Exit> {
+pub(crate) fn load(configuration: &Configuration) -> Result<Station, Exit> {
     match Station::load(&configuration.sources()) {
         Ok(Loaded { value, notices }) => {
             for notice in notices {

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod arguments;
+mod client_conf;
 mod config;
 mod daemons;
 mod demo;

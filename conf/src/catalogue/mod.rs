@@ -3,12 +3,14 @@
 //! Tests hold it against the readers of the files.
 
 mod application;
+mod page;
 mod registrar;
 mod schema;
 mod station;
 mod written;
 
 pub use application::APPLICATION;
+pub use page::page;
 pub use registrar::REGISTRAR;
 pub use schema::schema;
 pub use station::{STATION, Variable};

@@ -68,6 +68,7 @@ pub struct Generation {
     /// Groups with a subnet list, sorted by themselves, for later versions.
     pub(crate) order_present: Vec<usize>,
     pub(crate) weight_present: u64,
+    written: Vec<Group>,
     problems: Vec<Problem>,
 }
 
@@ -100,10 +101,16 @@ impl Generation {
             weight_all: sum(&weights),
             order_present: ascending(&present_weights).into_iter().map(|i| present[i]).collect(),
             weight_present: sum(&present_weights),
+            written: groups.to_vec(),
             problems: Vec::new(),
         };
         generation.whole_problems(&weights, &mut problems);
         Self { problems, ..generation }
+    }
+
+    /// The groups as configured, in their order, which clients must keep.
+    pub fn groups(&self) -> &[Group] {
+        &self.written
     }
 
     /// Doubtful entries found while preparing.
