@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use telemetry::process::Exit;
 
-use crate::{client_conf, config, demo, exec, probe, run, setup, status};
+use crate::{client_conf, config, demo, exec, page, probe, run, setup, status};
 
 /// Runs, checks, shows and demonstrates a Conjure station.
 #[derive(Debug, Parser)]
@@ -28,6 +28,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Show what each daemon is doing.
     Status(status::Arguments),
+    /// Show the same, and the last hour, as a web page on this host.
+    Page(page::Arguments),
     /// Register a canary over each channel and report which parts of the station heard it.
     Probe(probe::Arguments),
     /// Work with configuration files.
@@ -84,6 +86,7 @@ pub fn execute(arguments: Arguments) -> ExitCode {
         Command::Setup(arguments) => setup::main(&arguments).into(),
         Command::Demo(arguments) => demo::main(&arguments).into(),
         Command::Status(arguments) => status::main(&arguments).into(),
+        Command::Page(arguments) => page::main(&arguments).into(),
         Command::Probe(arguments) => probe::main(&arguments).into(),
         Command::Config { command } => config::main(&command).into(),
         Command::ClientConf(arguments) => client_conf::main(&arguments).into(),

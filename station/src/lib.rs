@@ -8,6 +8,7 @@ mod daemons;
 mod demo;
 mod exec;
 pub mod genkey;
+mod page;
 mod probe;
 mod run;
 mod setup;

@@ -1,8 +1,10 @@
-//! `station status`: what each daemon is doing, as a table or as JSON.
+//! `station status`: what each daemon is doing, live, as a table or as JSON.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use dashboard::feed::Feed;
 use signalling::station::{Count, StatusReply, StatusRequest, status_reply::Detail};
 use telemetry::admin::{self, AdminClient};
 use telemetry::process::Exit;
@@ -15,6 +17,12 @@ pub(crate) struct Arguments {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+    /// Print once and leave, as without a terminal; otherwise the view stays and renews itself.
+    #[arg(long)]
+    once: bool,
+    /// Milliseconds between two answers of a daemon in the live view, at least 100.
+    #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(100..))]
+    interval: u64,
     /// Folder of the admin sockets; otherwise CJ_IPC_DIR or /run/conjure.
     #[arg(long, value_name = "DIR")]
     ipc_dir: Option<PathBuf>,
@@ -26,6 +34,9 @@ pub(crate) struct Arguments {
 /// Asks every daemon and prints the answers; fails when none answers.
 pub(crate) fn main(arguments: &Arguments) -> Exit {
     let dir = arguments.ipc_dir.clone().unwrap_or_else(admin::ipc_dir);
+    if !arguments.json && !arguments.once && std::io::stdout().is_terminal() {
+        return live(&dir, arguments);
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -44,6 +55,20 @@ pub(crate) fn main(arguments: &Arguments) -> Exit {
         print_table(&answers);
     }
     if answers.iter().any(|(_, _, answer)| answer.is_ok()) { Exit::Ok } else { Exit::Unavailable }
+}
+
+/// Shows the live view until the operator leaves.
+fn live(dir: &std::path::Path, arguments: &Arguments) -> Exit {
+    let interval = Duration::from_millis(arguments.interval);
+    let shown = Feed::start(dir, arguments.offset, interval)
+        .and_then(|feed| dashboard::terminal::show(&feed));
+    match shown {
+        Ok(()) => Exit::Ok,
+        Err(error) => {
+            eprintln!("station: cannot show the live view: {error} (--once prints a table)");
+            Exit::IoErr
+        }
+    }
 }
 
 /// Status of the daemon behind the socket at `path`.
