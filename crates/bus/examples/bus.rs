@@ -72,7 +72,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                 None => None,
                 Some((secret, admitted)) => {
                     let keys = CurveKeys::new(&key(secret)?);
-                    Some(Arc::new(CurveServer { keys, admitted, observer: None }))
+                    Some(Arc::new(CurveServer { keys, admitted: admitted.into(), observer: None }))
                 }
             };
             let options = PublisherOptions { curve, ..Default::default() };

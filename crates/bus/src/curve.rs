@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
@@ -78,13 +79,39 @@ pub enum Admitted {
     Listed(BTreeSet<[u8; 32]>),
 }
 
+/// The clients that a server admits at present. Copies share one list, which can be replaced while
+/// connections are open.
+#[derive(Debug, Clone)]
+pub struct Admission(Arc<ArcSwap<Admitted>>);
+
+impl From<Admitted> for Admission {
+    fn from(admitted: Admitted) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(admitted)))
+    }
+}
+
+impl Admission {
+    /// Replaces the list for handshakes to come.
+    pub fn replace(&self, admitted: Admitted) {
+        self.0.store(Arc::new(admitted));
+    }
+
+    /// Whether the holder of `key` is admitted.
+    pub fn admits(&self, key: &[u8; 32]) -> bool {
+        match &**self.0.load() {
+            Admitted::All => true,
+            Admitted::Listed(listed) => listed.contains(key),
+        }
+    }
+}
+
 /// What a listening side knows.
 #[derive(Debug, Clone)]
 pub struct CurveServer {
     /// Its own keys.
     pub keys: CurveKeys,
     /// Clients that it admits.
-    pub admitted: Admitted,
+    pub admitted: Admission,
     /// Told about every client that has proved its key: the key, and whether it was admitted.
     pub observer: Option<fn(&[u8; 32], bool)>,
 }
@@ -408,10 +435,7 @@ impl Curve {
         if !bool::from(vouched.ct_eq(&expected)) {
             return Err(CurveError::Foreign);
         }
-        let admitted = match &server.admitted {
-            Admitted::All => true,
-            Admitted::Listed(listed) => listed.contains(client_key),
-        };
+        let admitted = server.admitted.admits(client_key);
         if let Some(observer) = server.observer {
             observer(client_key, admitted);
         }

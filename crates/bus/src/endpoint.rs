@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -118,6 +119,24 @@ impl Endpoint {
         }
     }
 
+    /// Takes a socket that listens here already, as another process passed it on.
+    pub(crate) fn adopt(&self, descriptor: OwnedFd) -> io::Result<(Listener, Self)> {
+        match self {
+            Self::Tcp { host, .. } => {
+                let listener = std::net::TcpListener::from(descriptor);
+                listener.set_nonblocking(true)?;
+                let port = listener.local_addr()?.port();
+                let endpoint = Self::Tcp { host: host.clone(), port };
+                Ok((Listener::Tcp(TcpListener::from_std(listener)?), endpoint))
+            }
+            Self::Path(_) | Self::Abstract(_) => {
+                let listener = std::os::unix::net::UnixListener::from(descriptor);
+                listener.set_nonblocking(true)?;
+                Ok((Listener::Unix(UnixListener::from_std(listener)?), self.clone()))
+            }
+        }
+    }
+
     /// Connects to this endpoint.
     pub(crate) async fn connect(&self) -> io::Result<Stream> {
         match self {
@@ -192,6 +211,15 @@ fn prepare(stream: &TcpStream) {
 pub(crate) enum Listener {
     Tcp(TcpListener),
     Unix(UnixListener),
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd(),
+            Self::Unix(listener) => listener.as_fd(),
+        }
+    }
 }
 
 impl Listener {

@@ -10,6 +10,7 @@
 //! Two mechanisms: NULL, and CURVE ([`Curve`]), where the publisher is the server.
 #![forbid(unsafe_code)]
 
+mod backlog;
 mod command;
 mod connection;
 mod curve;
@@ -24,7 +25,9 @@ mod subscriptions;
 
 pub use command::{Command, Property};
 pub use connection::{Connection, Event, Heartbeat, ProtocolError, Role, Settings};
-pub use curve::{Admitted, Curve, CurveClient, CurveError, CurveKeys, CurveServer, Entropy};
+pub use curve::{
+    Admission, Admitted, Curve, CurveClient, CurveError, CurveKeys, CurveServer, Entropy,
+};
 pub use endpoint::{Endpoint, EndpointError};
 pub use frame::{Frame, FrameError, Kind};
 pub use greeting::{GREETING_LEN, Greeting, GreetingError, Mechanism};

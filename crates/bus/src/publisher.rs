@@ -1,6 +1,7 @@
 //! The publishing side: one listening socket, one bounded queue per subscriber.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -8,9 +9,11 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::AbortHandle;
 use tracing::{debug, info, warn};
 
+use crate::backlog::Backlog;
 use crate::connection::{Event, Heartbeat, ProtocolError, Role, Settings};
 use crate::curve::{Curve, CurveError, CurveServer, Entropy};
 use crate::endpoint::{Endpoint, EndpointError, Listener, Stream};
@@ -40,6 +43,9 @@ pub struct PublisherOptions {
     pub curve: Option<Arc<CurveServer>>,
     /// ZMTP minor version to announce.
     pub minor: u8,
+    /// For this long from the start, a subscriber also gets what was published before it subscribed:
+    /// subscribers of a predecessor are about to connect, and what is published meanwhile is theirs.
+    pub hold: Duration,
 }
 
 impl Default for PublisherOptions {
@@ -52,6 +58,7 @@ impl Default for PublisherOptions {
             heartbeat: None,
             curve: None,
             minor: 1,
+            hold: Duration::ZERO,
         }
     }
 }
@@ -140,6 +147,8 @@ struct Peer {
     dropped: AtomicU64,
     dropping: AtomicBool,
     key: OnceLock<[u8; 32]>,
+    expelled: Notify,
+    dismissed: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -158,6 +167,18 @@ struct Shared {
     options: PublisherOptions,
     peers: ArcSwap<Vec<Arc<Peer>>>,
     counters: Counters,
+    backlog: Backlog,
+    /// Where messages go once a successor has the subscribers.
+    redirect: ArcSwap<Option<Redirect>>,
+}
+
+/// Takes messages in the place of subscribers.
+struct Redirect(Box<dyn Fn(Bytes) + Send + Sync>);
+
+impl std::fmt::Debug for Redirect {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Redirect")
+    }
 }
 
 /// A bound PUB socket. Dropping it closes every connection at once; [`Publisher::close`] lets the
@@ -167,6 +188,8 @@ pub struct Publisher {
     shared: Arc<Shared>,
     endpoint: Endpoint,
     draining: watch::Sender<bool>,
+    accepting: Mutex<AbortHandle>,
+    listener: OwnedFd,
 }
 
 impl Publisher {
@@ -180,11 +203,91 @@ impl Publisher {
             .bind()
             .await
             .map_err(|source| BindError::Socket { endpoint: wanted.clone(), source })?;
-        let shared =
-            Arc::new(Shared { options, peers: ArcSwap::default(), counters: Counters::default() });
+        let failed = |source| BindError::Socket { endpoint: wanted.clone(), source };
+        Self::on(listener, endpoint, options).map_err(failed)
+    }
+
+    /// Publishes on a socket that listens on `endpoint` already, as a predecessor passed it on. Must be
+    /// called within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`BindError`] when the endpoint is none or the descriptor no listening socket.
+    pub fn adopt(
+        descriptor: OwnedFd,
+        endpoint: &str,
+        options: PublisherOptions,
+    ) -> Result<Self, BindError> {
+        let wanted: Endpoint = endpoint.parse()?;
+        wanted
+            .adopt(descriptor)
+            .and_then(|(listener, endpoint)| Self::on(listener, endpoint, options))
+            .map_err(|source| BindError::Socket { endpoint: wanted, source })
+    }
+
+    fn on(listener: Listener, endpoint: Endpoint, options: PublisherOptions) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            options,
+            peers: ArcSwap::default(),
+            counters: Counters::default(),
+            backlog: Backlog::default(),
+            redirect: ArcSwap::from_pointee(None),
+        });
+        if !shared.options.hold.is_zero() {
+            shared.backlog.open(Instant::now() + shared.options.hold);
+        }
         let (draining, watching) = watch::channel(false);
-        tokio::spawn(accept(Arc::clone(&shared), listener, watching));
-        Ok(Self { shared, endpoint, draining })
+        let kept = listener.as_fd().try_clone_to_owned()?;
+        let accepting = tokio::spawn(accept(Arc::clone(&shared), listener, watching));
+        let accepting = Mutex::new(accepting.abort_handle());
+        Ok(Self { shared, endpoint, draining, accepting, listener: kept })
+    }
+
+    /// The listening socket, for a successor.
+    pub fn listener(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+
+    /// Leaves new subscribers to a successor that has the socket too; those that are connected stay.
+    pub fn stop_accepting(&self) {
+        self.accepting.lock().abort();
+    }
+
+    /// Takes new subscribers again, when no successor came after all. Must be called within a tokio runtime.
+    pub fn accept_again(&self) {
+        let again = self.listener.try_clone().and_then(|copy| self.endpoint.adopt(copy));
+        // Out of descriptors: connected subscribers stay, and the next start opens the socket.
+        if let Ok((listener, _)) = again {
+            let watching = self.draining.subscribe();
+            let accepting = tokio::spawn(accept(Arc::clone(&self.shared), listener, watching));
+            let earlier = std::mem::replace(&mut *self.accepting.lock(), accepting.abort_handle());
+            earlier.abort();
+        }
+    }
+
+    /// Gives every further message to `to`: the subscribers are about to be a successor's.
+    pub fn redirect(&self, to: impl Fn(Bytes) + Send + Sync + 'static) {
+        self.shared.redirect.store(Arc::new(Some(Redirect(Box::new(to)))));
+    }
+
+    /// Writes out what is queued for at most `limit`, then closes the connections of all subscribers; a
+    /// successor that has the socket takes them.
+    pub async fn dismiss(&self, limit: Duration) {
+        for peer in self.shared.peers.load().iter() {
+            peer.dismissed.notify_one();
+        }
+        let deadline = tokio::time::Instant::now() + limit;
+        while !self.shared.peers.load().is_empty() && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Closes the connections of subscribers that proved a key which `stays` does not admit any more.
+    pub fn expel(&self, stays: impl Fn(&[u8; 32]) -> bool) {
+        for peer in self.shared.peers.load().iter() {
+            if peer.key.get().is_some_and(|key| !stays(key)) {
+                peer.expelled.notify_one();
+            }
+        }
     }
 
     /// Where it listens; the port is the real one when the kernel was to choose.
@@ -195,6 +298,13 @@ impl Publisher {
     /// Gives `message` to every subscriber that wants it. Never blocks; callable from any thread.
     pub fn publish(&self, message: Bytes) -> Fanout {
         let mut fanout = Fanout::default();
+        if let Some(Redirect(to)) = &**self.shared.redirect.load() {
+            to(message);
+            self.shared.counters.published.fetch_add(1, Relaxed);
+            return fanout;
+        }
+        // Held until every subscriber of this moment has it, so that none gets it twice.
+        let _kept = self.shared.backlog.keep(&message);
         for peer in self.shared.peers.load().iter() {
             if !peer.subscriptions.read().matches(&message) {
                 continue;
@@ -305,6 +415,8 @@ async fn serve(
         dropped: AtomicU64::new(0),
         dropping: AtomicBool::new(false),
         key: OnceLock::new(),
+        expelled: Notify::new(),
+        dismissed: Notify::new(),
     });
     let end = converse(shared, stream, &peer, messages, draining).await;
     shared.peers.rcu(|peers| peers.iter().filter(|p| p.id != id).cloned().collect::<Vec<_>>());
@@ -357,6 +469,9 @@ async fn converse(
                 }
                 peer.sent.fetch_add(taken as u64, Relaxed);
             }
+            () = peer.expelled.notified() => return Ok(()),
+            // What is queued is written out before the connection closes.
+            () = peer.dismissed.notified() => messages.close(),
             changed = draining.changed() => {
                 if changed.is_err() || !link.connection.is_ready() {
                     return Ok(());
@@ -380,7 +495,20 @@ async fn converse(
                         .rcu(|peers| peers.iter().chain([peer]).cloned().collect::<Vec<_>>());
                 }
                 Event::Subscribe(topic) => {
-                    if !peer.subscriptions.write().add(topic) {
+                    let added = shared.backlog.subscribe(|earlier| {
+                        let mut subscriptions = peer.subscriptions.write();
+                        let missed: Vec<Bytes> =
+                            earlier.iter().filter(|m| !subscriptions.matches(m)).cloned().collect();
+                        let added = subscriptions.add(topic);
+                        for message in missed.into_iter().filter(|m| subscriptions.matches(m)) {
+                            if peer.queue.try_send(message).is_err() {
+                                peer.dropped.fetch_add(1, Relaxed);
+                                shared.counters.dropped.fetch_add(1, Relaxed);
+                            }
+                        }
+                        added
+                    });
+                    if !added {
                         debug!(peer = %peer.address, "too many subscriptions, one ignored");
                     }
                 }

@@ -24,7 +24,7 @@ fn entropy(n: u8) -> Entropy {
 }
 
 fn server(admitted: Admitted) -> Arc<CurveServer> {
-    Arc::new(CurveServer { keys: keys(1), admitted, observer: None })
+    Arc::new(CurveServer { keys: keys(1), admitted: admitted.into(), observer: None })
 }
 
 fn client(own: u8, server: u8) -> Arc<CurveClient> {
@@ -237,7 +237,7 @@ fn observe(key: &[u8; 32], admitted: bool) {
 /// P36, and the acceptance matrix of `spec/registrar.md` 10.2 over real sockets.
 #[tokio::test]
 async fn subscribers_with_wrong_keys_say_why_and_hear_nothing() {
-    let server = CurveServer { keys: keys(1), admitted: listed(), observer: Some(observe) };
+    let server = CurveServer { keys: keys(1), admitted: listed().into(), observer: Some(observe) };
     let (publisher, at) = publisher(Arc::new(server)).await;
     let mut right = subscriber(&at, client(2, 1));
     timeout(LONG, right.connected()).await.unwrap();

@@ -80,7 +80,7 @@ fn curve(file: &Value, minor: u8) -> (Connection, Connection) {
     assert_eq!(*client_keys.public(), key("client_public"));
     assert_eq!(*server_keys.public(), key("server_public"));
     let admitted = Admitted::Listed([key("client_public")].into());
-    let server = CurveServer { keys: server_keys, admitted, observer: None };
+    let server = CurveServer { keys: server_keys, admitted: admitted.into(), observer: None };
     let client = CurveClient { keys: client_keys, server: key("server_public") };
     let client = Curve::client(Arc::new(client), entropy("client_short_secret", "vouch_nonce"));
     let server = Curve::server(Arc::new(server), entropy("server_short_secret", "welcome_nonce"));

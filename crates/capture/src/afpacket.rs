@@ -6,12 +6,12 @@
 use std::ffi::CString;
 use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::time::Duration;
 
-use crate::{Burst, Frame, OpenError, Source, Statistics};
+use crate::{Burst, Frame, Handed, OpenError, Source, Statistics};
 
 /// Size of a block, and number of blocks.
 const BLOCK: usize = 1 << 20;
@@ -25,6 +25,7 @@ const FRAME: usize = 2048;
 #[derive(Debug)]
 pub struct AfPacket {
     socket: OwnedFd,
+    interface: CString,
     ring: Ring,
     block: usize,
     /// Frames of the present block that were not handed out yet, and the offset of the first.
@@ -131,10 +132,7 @@ impl AfPacket {
         };
         let no_interface = || OpenError::NoInterface { interface: interface.to_owned() };
         let name = CString::new(interface).map_err(|_| no_interface())?;
-        // SAFETY: a terminated string that lives through the call.
-        let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
-        let index = libc::c_int::try_from(index).ok().filter(|index| *index > 0);
-        let index = index.ok_or_else(no_interface)?;
+        let index = index_of(&name).ok_or_else(no_interface)?;
         // Protocol 0: nothing arrives before the ring is ready.
         // SAFETY: no pointers are passed.
         let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
@@ -157,19 +155,36 @@ impl AfPacket {
         set(&socket, libc::PACKET_RX_RING, &request).map_err(failed("64 MiB of ring"))?;
         set(&socket, libc::PACKET_IGNORE_OUTGOING, &1i32).map_err(failed("ignoring own frames"))?;
         let ring = Ring::map(&socket).map_err(failed("mapping the ring"))?;
-        let membership = libc::packet_mreq {
-            mr_ifindex: index,
-            mr_type: libc::PACKET_MR_PROMISC as u16,
-            mr_alen: 0,
-            mr_address: [0; 8],
-        };
-        set(&socket, libc::PACKET_ADD_MEMBERSHIP, &membership)
-            .map_err(failed("promiscuous mode"))?;
+        promiscuous(&socket, index).map_err(failed("promiscuous mode"))?;
         bind(&socket, index).map_err(failed("binding"))?;
         Ok(Self {
             socket,
+            interface: name,
             ring,
             block: 0,
+            left: 0,
+            offset: 0,
+            tagged: Vec::new(),
+            statistics: Statistics::default(),
+        })
+    }
+
+    /// Goes on reading the socket of a predecessor.
+    ///
+    /// # Errors
+    /// When it is no packet socket with a ring.
+    pub fn take_over(interface: &str, handed: Handed) -> Result<Self, OpenError> {
+        let failed =
+            |what| move |cause| OpenError::System { interface: interface.to_owned(), what, cause };
+        let name = CString::new(interface)
+            .map_err(|_| OpenError::NoInterface { interface: interface.to_owned() })?;
+        let socket = handed.descriptor;
+        let ring = Ring::map(&socket).map_err(failed("mapping the ring"))?;
+        Ok(Self {
+            socket,
+            interface: name,
+            ring,
+            block: handed.position as usize % BLOCKS,
             left: 0,
             offset: 0,
             tagged: Vec::new(),
@@ -269,6 +284,23 @@ impl AfPacket {
     }
 }
 
+fn promiscuous(socket: &OwnedFd, index: libc::c_int) -> io::Result<()> {
+    let membership = libc::packet_mreq {
+        mr_ifindex: index,
+        mr_type: libc::PACKET_MR_PROMISC as u16,
+        mr_alen: 0,
+        mr_address: [0; 8],
+    };
+    set(socket, libc::PACKET_ADD_MEMBERSHIP, &membership)
+}
+
+/// Number of an interface of this network namespace.
+fn index_of(name: &std::ffi::CStr) -> Option<libc::c_int> {
+    // SAFETY: a terminated string that lives through the call.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    libc::c_int::try_from(index).ok().filter(|index| *index > 0)
+}
+
 fn bind(socket: &OwnedFd, index: libc::c_int) -> io::Result<()> {
     // SAFETY: all-zero is a valid value of this plain structure.
     let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
@@ -320,6 +352,32 @@ impl Source for AfPacket {
             self.return_block();
         }
         Ok(Burst::Frames(count))
+    }
+
+    /// Binds the socket to the interface of the same name, which may be another one by now. Making a
+    /// packet socket takes a capability, binding it again does not.
+    fn resume(&mut self) -> io::Result<()> {
+        let index = index_of(&self.interface).ok_or(io::ErrorKind::NotFound)?;
+        promiscuous(&self.socket, index)?;
+        bind(&self.socket, index)
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.socket.as_fd())
+    }
+
+    fn hand_over(&mut self, each: &mut dyn FnMut(Frame<'_>)) -> Option<io::Result<Handed>> {
+        if self.left > 0 {
+            while self.left > 0 {
+                self.left -= 1;
+                if !self.hand_out(each) {
+                    break;
+                }
+            }
+            self.return_block();
+        }
+        let position = u32::try_from(self.block).unwrap_or(0);
+        Some(self.socket.try_clone().map(|descriptor| Handed { descriptor, position }))
     }
 
     fn statistics(&mut self) -> Statistics {

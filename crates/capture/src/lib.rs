@@ -11,6 +11,7 @@ mod pcap;
 pub mod tun;
 
 use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 pub use afpacket::AfPacket;
@@ -65,6 +66,37 @@ pub trait Source: Send {
 
     /// Counters since the source was opened.
     fn statistics(&mut self) -> Statistics;
+
+    /// Goes on after an error, e.g. when an interface that went away is there again. Needs no
+    /// privilege: what is open already is used.
+    ///
+    /// # Errors
+    /// When the source cannot go on yet, or not at all.
+    fn resume(&mut self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// The open socket, for a successor; `None` for a source that cannot be shared.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// Hands out what was begun and says where another process goes on; frames that come meanwhile wait
+    /// for it. `None` for a source that cannot be shared. Nothing may be read from it afterwards, unless no
+    /// other process does.
+    fn hand_over(&mut self, each: &mut dyn FnMut(Frame<'_>)) -> Option<io::Result<Handed>> {
+        let _ = each;
+        None
+    }
+}
+
+/// A source on its way to another process.
+#[derive(Debug)]
+pub struct Handed {
+    /// The open socket.
+    pub descriptor: OwnedFd,
+    /// Where reading goes on.
+    pub position: u32,
 }
 
 /// Why a source cannot be opened.
@@ -110,6 +142,21 @@ fn available() -> String {
         table.lines().filter_map(|line| Some(line.split_once(':')?.0.trim())).collect();
     names.sort_unstable();
     names.join(", ")
+}
+
+/// Goes on with the source that `text` names, as a predecessor handed it over.
+///
+/// # Errors
+/// When the text names another kind of source, or the socket cannot be used.
+pub fn take_over(text: &str, handed: Handed) -> Result<Box<dyn Source>, OpenError> {
+    match text.parse()? {
+        Name::Interface(interface) => Ok(Box::new(AfPacket::take_over(&interface, handed)?)),
+        Name::File(path) => Err(OpenError::System {
+            interface: path.display().to_string(),
+            what: "taking over a recording",
+            cause: io::ErrorKind::Unsupported.into(),
+        }),
+    }
 }
 
 /// Opens the source that `text` names.

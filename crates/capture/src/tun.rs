@@ -38,7 +38,11 @@ pub enum TunError {
     #[error("{0:?} is no interface name: 1 to 15 bytes are expected")]
     Name(String),
     /// The control device cannot be opened.
-    #[error("/dev/net/tun: {0}; load the tun module and let this user open the device (mode 0666)")]
+    #[error(
+        "/dev/net/tun: {0}; in a container give it the device entry /dev/net/tun (`devices:`, a \
+             volume is not enough), elsewhere load the module (modprobe tun) and let this user open \
+             the device (mode 0666)"
+    )]
     Control(io::Error),
     /// Another process has the device.
     #[error(
@@ -94,6 +98,11 @@ impl Tun {
         tun.bring_up(request)
             .map_err(|error| TunError::Device { name: name.to_owned(), source: error.into() })?;
         Ok(tun)
+    }
+
+    /// Takes a device that is attached already, as another process passed it on.
+    pub fn from_attached(name: &str, device: OwnedFd) -> Self {
+        Self { device, name: name.to_owned() }
     }
 
     fn bring_up(&self, request: InterfaceRequest) -> Result<(), Errno> {

@@ -4,16 +4,20 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
 use dtls::{ClientRandom, Peek, peek};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use transports::dtls::{Ended, Party, Session};
 
+use crate::handover::{self, Predecessor};
 use crate::link::{Link, Opened};
 use crate::segments::Segments;
 use crate::socket::{Batch, Path, Socket};
@@ -125,13 +129,17 @@ pub(crate) struct Shared {
     routes: Mutex<Routes>,
     listener: OnceLock<Arc<dyn Listener>>,
     limits: Limits,
+    /// Sessions at one time; as the limits say until it is changed.
+    sessions: AtomicUsize,
     counts: Counts,
-    receiver: OnceLock<AbortHandle>,
+    receiver: Mutex<Option<AbortHandle>>,
+    /// The process that had the socket before, as long as it has sessions.
+    predecessor: ArcSwapOption<Predecessor>,
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if let Some(receiver) = self.receiver.get() {
+        if let Some(receiver) = &*self.receiver.lock() {
             receiver.abort();
         }
     }
@@ -144,7 +152,9 @@ impl Endpoint {
     /// # Errors
     /// When the socket cannot be bound.
     pub fn bind(address: SocketAddr, limits: Limits) -> io::Result<Self> {
-        Ok(Self::on(Socket::bind(address)?, limits))
+        let endpoint = Self::on(Socket::bind(address)?, limits);
+        endpoint.receive();
+        Ok(endpoint)
     }
 
     /// Takes a bound socket. Must be called within a tokio runtime.
@@ -152,7 +162,63 @@ impl Endpoint {
     /// # Errors
     /// When the socket cannot be set up.
     pub fn from_socket(socket: std::net::UdpSocket, limits: Limits) -> io::Result<Self> {
+        let endpoint = Self::waiting(socket, limits)?;
+        endpoint.receive();
+        Ok(endpoint)
+    }
+
+    /// Takes a bound socket that another process still reads; [`Endpoint::receive`] begins to read it.
+    /// Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// When the socket cannot be set up.
+    pub fn waiting(socket: std::net::UdpSocket, limits: Limits) -> io::Result<Self> {
         Ok(Self::on(Socket::from_std(socket)?, limits))
+    }
+
+    /// Begins to read the socket. Must be called within a tokio runtime.
+    pub fn receive(&self) {
+        let (socket, shared) = (Arc::clone(&self.shared.socket), Arc::downgrade(&self.shared));
+        self.read_by(tokio::spawn(receive(socket, shared)).abort_handle());
+    }
+
+    fn read_by(&self, reader: AbortHandle) {
+        if let Some(earlier) = self.shared.receiver.lock().replace(reader) {
+            earlier.abort();
+        }
+    }
+
+    /// Leaves the socket to a successor, which passes on what belongs to present sessions through
+    /// `datagrams`; they go on. Returns their paths, for [`Endpoint::succeed`]. Must be called within a
+    /// tokio runtime.
+    ///
+    /// # Errors
+    /// When the runtime does not take `datagrams`.
+    pub fn hand_over(&self, datagrams: UnixDatagram) -> io::Result<Vec<u8>> {
+        datagrams.set_nonblocking(true)?;
+        let datagrams = tokio::net::UnixDatagram::from_std(datagrams)?;
+        let shared = Arc::downgrade(&self.shared);
+        self.read_by(tokio::spawn(receive_passed(datagrams, shared)).abort_handle());
+        Ok(handover::encode_paths(self.shared.routes.lock().links.keys()))
+    }
+
+    /// Passes on, through `datagrams`, what belongs to the sessions on `paths` of a predecessor, and what
+    /// neither process knows.
+    ///
+    /// # Errors
+    /// When `datagrams` has failed.
+    pub fn succeed(&self, datagrams: UnixDatagram, paths: &[u8]) -> io::Result<()> {
+        let predecessor = Predecessor::new(datagrams, paths)?;
+        self.shared.predecessor.store(Some(Arc::new(predecessor)));
+        Ok(())
+    }
+
+    /// The socket, for a successor.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors.
+    pub fn copy_socket(&self) -> io::Result<OwnedFd> {
+        self.shared.socket.as_fd().try_clone_to_owned()
     }
 
     fn on(socket: Socket, limits: Limits) -> Self {
@@ -162,18 +228,22 @@ impl Endpoint {
             routes: Mutex::default(),
             listener: OnceLock::new(),
             limits,
+            sessions: AtomicUsize::new(limits.sessions),
             counts: Counts::default(),
-            receiver: OnceLock::new(),
+            receiver: Mutex::default(),
+            predecessor: ArcSwapOption::empty(),
         });
-        let receiver = tokio::spawn(receive(Arc::clone(&shared.socket), Arc::downgrade(&shared)));
-        // Set once, here.
-        let _ = shared.receiver.set(receiver.abort_handle());
         Self { shared }
     }
 
     /// Lets `listener` decide about peers without a session. Only the first call counts.
     pub fn listen(&self, listener: Arc<dyn Listener>) {
         let _ = self.shared.listener.set(listener);
+    }
+
+    /// Changes how many sessions there are at one time; those that are open stay.
+    pub fn limit_sessions(&self, sessions: usize) {
+        self.shared.sessions.store(sessions, Ordering::Relaxed);
     }
 
     /// Address of the socket.
@@ -254,7 +324,7 @@ impl Shared {
         let mut routes = this.routes.lock();
         // A session that only repeats its farewell makes room.
         if routes.links.get(&path).is_some_and(|link| !link.has_ended())
-            || routes.links.len() >= this.limits.sessions
+            || routes.links.len() >= this.sessions.load(Ordering::Relaxed)
         {
             return None;
         }
@@ -303,9 +373,26 @@ impl Shared {
             }
             return;
         }
+        if self.pass_on(path, datagram) {
+            return;
+        }
         if !self.serve(path, datagram) {
             count(&self.counts.unanswered);
         }
+    }
+
+    /// Passes a datagram of a predecessor's session on. What is neither that nor a hello may be meant for
+    /// it as well, e.g. to prime one of its dials.
+    fn pass_on(&self, path: Path, datagram: &[u8]) -> bool {
+        let predecessor = self.predecessor.load();
+        let Some(predecessor) = &*predecessor else { return false };
+        let belongs = predecessor.has(&path);
+        let is_passed = belongs || !matches!(peek(datagram), Peek::Hello(_));
+        if is_passed && predecessor.pass(path, datagram).is_err() {
+            self.predecessor.store(None);
+            return false;
+        }
+        belongs
     }
 
     /// Serves a peer without a session, if it says the right hello. Nothing is computed before.
@@ -344,6 +431,17 @@ async fn receive(socket: Arc<Socket>, shared: Weak<Shared>) {
         if received.is_err() {
             // An error of some peer's path, or a lack of memory; neither ends the service.
             tokio::time::sleep(RECEIVE_PAUSE).await;
+        }
+    }
+}
+
+/// Takes what a successor passes on, until it is gone.
+async fn receive_passed(datagrams: tokio::net::UnixDatagram, shared: Weak<Shared>) {
+    let mut message = vec![0; handover::MAX_MESSAGE];
+    while let Ok(length) = datagrams.recv(&mut message).await {
+        let Some(shared) = shared.upgrade() else { return };
+        if let Some((path, datagram)) = handover::decode(&mut message[..length]) {
+            shared.received(path, datagram);
         }
     }
 }

@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod endpoint;
+mod handover;
 mod link;
 mod segments;
 mod socket;

@@ -11,6 +11,7 @@
 mod channel;
 mod host;
 mod inherited;
+pub mod steps;
 mod store;
 
 pub use channel::{Channel, MAX_MESSAGE};

@@ -3,11 +3,12 @@
 //! Station key files, Elligator representatives, and the whole key schedule that turns a shared
 //! secret into seeds, identifiers and transport keys for every client version (`spec/core.md` 7 to
 //! 8). Randomness is an argument; secrets are wiped when dropped and have no printable form.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod dtls;
 pub mod elligator;
 mod field;
+mod locked;
 mod pair;
 pub mod path;
 mod port;

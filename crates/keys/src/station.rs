@@ -1,5 +1,6 @@
 //! Station keys, their file format and X25519 (`spec/core.md` 7.1, 7.7, `spec/detector.md` 17.1).
 
+use crate::locked::Locked;
 use aws_lc_rs::agreement::{self, PrivateKey, UnparsedPublicKey, X25519};
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, Zeroizing};
@@ -30,9 +31,10 @@ pub enum StationKeyError {
     BuiltIn,
 }
 
-/// A station's X25519 private key. It is wiped when dropped and never printed.
+/// A station's X25519 private key. It is kept out of swap, wiped when dropped and never printed. The copy
+/// inside the cryptographic library is wiped by it.
 pub struct StationKey {
-    private: Zeroizing<[u8; 32]>,
+    private: Locked,
     public: [u8; 32],
     agreement: PrivateKey,
 }
@@ -50,7 +52,7 @@ impl StationKey {
             return Err(StationKeyError::BuiltIn);
         }
         let agreement = imported(private);
-        Ok(Self { private: Zeroizing::new(*private), public: computed(&agreement), agreement })
+        Ok(Self { private: Locked::new(private), public: computed(&agreement), agreement })
     }
 
     /// Reads the content of a key file: the private key, and behind it the public key when there
@@ -74,8 +76,8 @@ impl StationKey {
     }
 
     /// The private key, for peers that take it as raw bytes.
-    pub fn expose_private(&self) -> &[u8; 32] {
-        &self.private
+    pub const fn expose_private(&self) -> &[u8; 32] {
+        self.private.expose()
     }
 
     /// `X25519(key, u)`; `None` for a point of low order, where the result would be all zero and
@@ -90,7 +92,7 @@ impl Clone for StationKey {
         Self {
             private: self.private.clone(),
             public: self.public,
-            agreement: imported(&self.private),
+            agreement: imported(self.private.expose()),
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::clock::coarse_now;
 use crate::error::AttachError;
 use crate::frames::Frames;
 use crate::handshake::{ABI, ANY_SET, Answer, Hello, MAX_MESSAGE, Role};
+use crate::packed::{Packed, State};
 use crate::queue::{QueueMap, Ring};
 use crate::status::bump;
 
@@ -91,8 +92,10 @@ pub struct Consumer {
 }
 
 #[derive(Debug)]
-struct Attachment {
+pub(crate) struct Attachment {
     socket: OwnedFd,
+    /// The regions' files, for a successor of this process.
+    files: [OwnedFd; 2],
     queue: Arc<QueueMap>,
     frames: Frames,
     rings: Vec<Inlet>,
@@ -203,6 +206,24 @@ impl Consumer {
         Burst { from: self.attached.as_ref() }
     }
 
+    /// Gives the queue away to a successor of this process; `None` when it is not attached. Everything
+    /// received is returned first, and nothing that is queued is lost.
+    pub fn pack(mut self) -> Option<Packed> {
+        let mut attached = self.attached.take()?;
+        attached.release();
+        Some(attached.pack())
+    }
+
+    /// Goes on with a queue that a predecessor gave away.
+    ///
+    /// # Errors
+    /// When the descriptors or the state are not those of a queue.
+    pub fn unpack(options: ConsumerOptions, packed: Packed) -> Result<Self, AttachError> {
+        let mut consumer = Self::detached(options);
+        consumer.attached = Some(Attachment::unpack(packed)?);
+        Ok(consumer)
+    }
+
     /// Returns the frames of the last burst now.
     pub fn release(&mut self) {
         if let Some(a) = &mut self.attached {
@@ -273,15 +294,35 @@ impl Attachment {
         let Ok([frames, queue]) = <[OwnedFd; 2]>::try_from(fds) else {
             return Err(AttachError::Protocol("another number of descriptors"));
         };
-        let queue = QueueMap::open(&queue, producers, slots)?;
-        let frames = Frames::open(&frames, queue.header())?
+        let rings = usize::try_from(producers).unwrap_or(usize::MAX).min(abi::MAX_PRODUCERS + 1);
+        Self::on(socket, [frames, queue], slots, generation, &vec![(0, 0); rings])
+    }
+
+    /// Maps the regions of an attachment; `indices` are what was consumed and returned of each ring.
+    pub(crate) fn on(
+        socket: OwnedFd,
+        files: [OwnedFd; 2],
+        slots: u32,
+        generation: u64,
+        indices: &[(u64, u64)],
+    ) -> Result<Self, AttachError> {
+        let producers = u32::try_from(indices.len()).unwrap_or(u32::MAX);
+        let queue = QueueMap::open(&files[1], producers, slots)?;
+        let frames = Frames::open(&files[0], queue.header())?
             .ok_or(AttachError::Protocol("a frames region that can shrink"))?;
         let rings = (0..producers)
-            .map(|p| Inlet { ring: Ring::new(queue.clone(), p), cons: 0, rprod: 0, published: 0 })
+            .zip(indices)
+            .map(|(p, (cons, rprod))| Inlet {
+                ring: Ring::new(queue.clone(), p),
+                cons: *cons,
+                rprod: *rprod,
+                published: *cons,
+            })
             .collect();
         queue.consumer_heartbeat().store(coarse_now(), Ordering::Relaxed);
         Ok(Self {
             socket,
+            files,
             queue,
             frames,
             rings,
@@ -299,6 +340,16 @@ impl Attachment {
             packets: 0,
             errors: 0,
         })
+    }
+
+    fn pack(self) -> Packed {
+        let state = State {
+            slots: self.queue.header().slots,
+            generation: self.generation,
+            indices: self.rings.iter().map(|inlet| (inlet.cons, inlet.rprod)).collect(),
+        };
+        let [frames, queue] = self.files;
+        Packed { descriptors: [self.socket, frames, queue], state: state.encode() }
     }
 
     fn add_to(&self, sum: &mut ConsumerStatistics) {

@@ -23,6 +23,7 @@ mod handshake;
 mod hostile;
 mod map;
 mod monitor;
+mod packed;
 mod peer;
 mod producer;
 mod queue;
@@ -33,8 +34,9 @@ pub use abi::FrameFlags;
 pub use consumer::{Burst, Consumer, ConsumerOptions, ConsumerState, ConsumerStatistics, Frame};
 pub use error::{AttachError, ServerError};
 pub use monitor::monitor;
+pub use packed::Packed;
 pub use producer::{Meta, Producer, SendOutcome};
-pub use server::{Event, Server, ServerOptions};
+pub use server::{Claim, Event, Server, ServerOptions};
 pub use status::{QueueStatus, Totals};
 
 /// Path of the control socket of `cluster` in the folder `dir` (default `/run/conjure`).

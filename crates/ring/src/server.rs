@@ -175,8 +175,8 @@ struct Thread {
 pub struct Server {
     options: ServerOptions,
     instance: [u8; 16],
-    /// Held as long as the server lives; the kernel lets go when the process dies.
-    _lock: std::fs::File,
+    /// Held as long as the server lives; the kernel lets go when the last holder dies.
+    lock: std::fs::File,
     path: PathBuf,
     listener: OwnedFd,
     frames: Arc<OwnedFrames>,
@@ -186,6 +186,17 @@ pub struct Server {
     strangers: Vec<(OwnedFd, Instant)>,
     monitors: Vec<OwnedFd>,
     draining: bool,
+    /// A successor has the control socket.
+    left: bool,
+}
+
+/// What makes a process the balancer of its cluster: its lock and its control socket.
+#[derive(Debug)]
+pub struct Claim {
+    /// The lock file, locked.
+    pub lock: OwnedFd,
+    /// The listening socket.
+    pub listener: OwnedFd,
 }
 
 impl Server {
@@ -200,6 +211,19 @@ impl Server {
         options: ServerOptions,
         instance: [u8; 16],
     ) -> Result<(Self, Vec<Producer>), ServerError> {
+        Self::succeed(options, instance, None)
+    }
+
+    /// As [`Server::bind`], with the `claim` of a predecessor, whose lock covers both processes and whose
+    /// control socket goes on with the connections that wait in it.
+    ///
+    /// # Errors
+    /// As [`Server::bind`].
+    pub fn succeed(
+        options: ServerOptions,
+        instance: [u8; 16],
+        claim: Option<Claim>,
+    ) -> Result<(Self, Vec<Producer>), ServerError> {
         let queues = options.queues();
         if queues == 0 || queues > abi::MAX_QUEUES {
             return Err(ServerError::TooManyQueues(queues));
@@ -207,9 +231,16 @@ impl Server {
         let per_thread = options.frames_per_producer();
         let frames_len = per_thread * u64::from(options.producers) * u64::from(options.frame_size);
         header_of(&options, instance, 0, frames_len).check()?;
-        let lock = take_lock(&options)?;
         let path = crate::socket_path(&options.dir, options.cluster);
-        let listener = listen(&path, options.group)?;
+        let (lock, listener) = match claim {
+            Some(Claim { lock, listener }) => {
+                let mut lock = std::fs::File::from(lock);
+                // The number only makes messages better.
+                let _ = write_pid(&mut lock);
+                (lock, listener)
+            }
+            None => (take_lock(&options)?, listen(&path, options.group)?),
+        };
         let len = usize::try_from(frames_len).unwrap_or(usize::MAX);
         let frames = OwnedFrames::new(len).map_err(|e| ServerError::Memory {
             what: "packet frames",
@@ -242,7 +273,7 @@ impl Server {
         }
         let server = Self {
             instance,
-            _lock: lock,
+            lock,
             path,
             listener,
             frames,
@@ -252,9 +283,25 @@ impl Server {
             strangers: Vec::new(),
             monitors: Vec::new(),
             draining: false,
+            left: false,
             options,
         };
         Ok((server, producers))
+    }
+
+    /// Copies of what makes this process the balancer, for a successor.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors.
+    pub fn claim(&self) -> std::io::Result<Claim> {
+        let (lock, listener) = (self.lock.as_fd(), self.listener.as_fd());
+        Ok(Claim { lock: lock.try_clone_to_owned()?, listener: listener.try_clone_to_owned()? })
+    }
+
+    /// Leaves the control socket to a successor, or takes it back: consumers that come now are the
+    /// successor's.
+    pub fn leave(&mut self, left: bool) {
+        self.left = left;
     }
 
     /// The control socket.
@@ -316,7 +363,10 @@ impl Server {
 
     /// Sleeps until something happens on any descriptor.
     fn wait(&self, timeout: Duration) {
-        let mut fds = vec![PollFd::new(&self.listener, PollFlags::IN)];
+        let mut fds = Vec::new();
+        if !self.left {
+            fds.push(PollFd::new(&self.listener, PollFlags::IN));
+        }
         for holder in self.holders() {
             fds.push(PollFd::new(&holder.socket, PollFlags::IN));
             if let Some(pidfd) = &holder.peer.pidfd {
@@ -332,6 +382,9 @@ impl Server {
     /// Detaches consumers that are gone or broke the rules.
     fn reap(&mut self, events: &mut Vec<Event>) {
         for queue in 0..self.slots.len() {
+            if let Some(holder) = &mut self.slots[queue].holder {
+                holder.notice_succession();
+            }
             let corrupt =
                 self.threads.iter().any(|t| t.counters[queue].corrupt.load(Ordering::Relaxed));
             let gone = self.slots[queue].holder.as_ref().is_some_and(Holder::is_gone);
@@ -390,6 +443,9 @@ impl Server {
     }
 
     fn accept(&mut self) {
+        if self.left {
+            return;
+        }
         while let Ok(socket) =
             rustix::net::accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
         {
@@ -570,20 +626,30 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.set_state(state::CLOSED);
-        // The lock still keeps successors away, so the file is ours.
-        let _ = std::fs::remove_file(&self.path);
+        if !self.left {
+            // The lock still keeps successors away, so the file is ours.
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
 impl Holder {
-    /// The connection or the process has ended.
+    /// The connection has ended. It ends with the last process that has it.
     fn is_gone(&self) -> bool {
-        let mut fds = vec![PollFd::new(&self.socket, PollFlags::empty())];
-        if let Some(pidfd) = &self.peer.pidfd {
-            fds.push(PollFd::new(pidfd, PollFlags::IN));
-        }
+        let mut fds = [PollFd::new(&self.socket, PollFlags::empty())];
         let polled = rustix::event::poll(&mut fds, Some(&rustix::event::Timespec::default()));
         polled.is_ok_and(|n| n > 0)
+    }
+
+    /// A process that ends while its connection lives has given the queue to a successor, of which only
+    /// the connection is known.
+    fn notice_succession(&mut self) {
+        let Some(pidfd) = &self.peer.pidfd else { return };
+        let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
+        let polled = rustix::event::poll(&mut fds, Some(&rustix::event::Timespec::default()));
+        if polled.is_ok_and(|n| n > 0) && !self.is_gone() {
+            (self.peer.pid, self.peer.pidfd) = (0, None);
+        }
     }
 
     fn processed(&self) -> u64 {
@@ -659,11 +725,14 @@ fn take_lock(options: &ServerOptions) -> Result<std::fs::File, ServerError> {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    file.set_len(0)
-        .and_then(|()| file.rewind())
-        .and_then(|()| writeln!(file, "{}", std::process::id()))
-        .map_err(failed)?;
+    write_pid(&mut file).map_err(failed)?;
     Ok(file)
+}
+
+fn write_pid(file: &mut std::fs::File) -> std::io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    writeln!(file, "{}", std::process::id())
 }
 
 fn listen(path: &Path, group: Option<u32>) -> Result<OwnedFd, ServerError> {

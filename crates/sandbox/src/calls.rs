@@ -48,6 +48,8 @@ const ALLOWED: &[i64] = &[
     libc::SYS_flock,
     libc::SYS_umask,
     libc::SYS_getcwd,
+    libc::SYS_chdir,
+    libc::SYS_setsid,
     // Memory; mapping code is a rule of its own.
     libc::SYS_munmap,
     libc::SYS_mremap,
@@ -189,8 +191,14 @@ const CONTROLS: &[u64] = &[
     0x8933, // SIOCGIFINDEX
 ];
 
-/// What `prctl` is used for once the sandbox is closed: names of threads and of memory.
-const PROCESS_CONTROLS: &[u64] = &[15, 16, 0x5356_4d41];
+/// What `prctl` is used for once the sandbox is closed: names of threads and of memory, and what the
+/// kernel told the program at its start.
+const PROCESS_CONTROLS: &[u64] = &[
+    15,          // PR_SET_NAME
+    16,          // PR_GET_NAME
+    0x5356_4d41, // PR_SET_VMA
+    0x4155_5856, // PR_GET_AUXV
+];
 
 /// Installs the filters for every thread of the process.
 pub(crate) fn restrict(

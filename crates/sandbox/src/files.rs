@@ -90,9 +90,10 @@ fn rules(
         ))?
         .add_rules(path_beneath_rules(present(write.to_vec()), reading | writing))?
         .add_rules(path_beneath_rules(
-            present(fifos.iter().chain(&null).cloned().collect()),
+            present(null.to_vec()),
             AccessFs::ReadFile | AccessFs::WriteFile,
         ))?
+        .add_rules(path_beneath_rules(present(fifos.to_vec()), AccessFs::WriteFile))?
         .restrict_self()
         .map(|status| status.ruleset)
 }

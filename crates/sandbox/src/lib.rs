@@ -4,11 +4,12 @@
 //! A daemon opens what needs a privilege, then calls [`Sandbox::enter`] while it still has one
 //! thread, and starts its runtime afterwards: capabilities and Landlock rules belong to threads, and
 //! later threads inherit them.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod calls;
 mod capabilities;
 mod files;
+pub mod probe;
 mod switch;
 mod user;
 
@@ -27,6 +28,9 @@ pub enum SandboxError {
     /// `CJ_SANDBOX` has a value that means nothing.
     #[error(transparent)]
     Switch(#[from] UnknownSwitch),
+    /// `CJ_USER` names nobody.
+    #[error("CJ_USER: {0}")]
+    Account(#[from] UnknownUser),
     /// Threads exist that the rules would not reach.
     #[error("the sandbox must be entered before threads start, and there are {0}")]
     Threads(usize),
@@ -50,6 +54,13 @@ pub enum SandboxError {
         /// What the system said.
         source: std::io::Error,
     },
+}
+
+impl SandboxError {
+    /// Whether a variable is wrong, which no other start will mend.
+    pub const fn is_configuration(&self) -> bool {
+        matches!(self, Self::Switch(_) | Self::Account(_))
+    }
 }
 
 /// The bounds of one daemon.
@@ -78,7 +89,7 @@ impl Sandbox {
         }
     }
 
-    /// Becomes `user` first, where there is one.
+    /// Becomes `user` first, where there is one; otherwise the one that `CJ_USER` names.
     #[must_use]
     pub fn user(mut self, user: Option<User>) -> Self {
         self.user = user;
@@ -114,7 +125,7 @@ impl Sandbox {
         self
     }
 
-    /// Lets the process open what exists in `folder` for reading and writing, not make anything.
+    /// Lets the process write to what exists in `folder`; it can neither read there nor make anything.
     #[must_use]
     pub fn fifos(mut self, folder: impl Into<PathBuf>) -> Self {
         self.fifos.push(folder.into());
@@ -150,7 +161,8 @@ impl Sandbox {
             move |errno: rustix::io::Errno| SandboxError::System { what, source: errno.into() }
         };
         let mut entered = Entered { kept: Vec::new(), notes: Vec::new() };
-        if let Some(user) = &self.user {
+        let named = if self.user.is_none() { User::of_environment()? } else { None };
+        if let Some(user) = self.user.as_ref().or(named.as_ref()) {
             user.become_it().map_err(|errno| SandboxError::User {
                 user: user.name().to_owned(),
                 source: errno.into(),

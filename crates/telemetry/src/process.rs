@@ -70,12 +70,15 @@ pub enum Signal {
     Terminate,
 }
 
-/// Stream of the signals that a daemon acts on. Installing it makes SIGPIPE harmless too.
+/// Stream of the signals that a daemon acts on. Installing it makes SIGPIPE, SIGUSR1 and SIGUSR2
+/// harmless too.
 #[derive(Debug)]
 pub struct Signals {
     hangup: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
+    user: [tokio::signal::unix::Signal; 2],
+    user_reloads: bool,
 }
 
 impl Signals {
@@ -89,15 +92,29 @@ impl Signals {
             hangup: signal(SignalKind::hangup())?,
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            user: [signal(SignalKind::user_defined1())?, signal(SignalKind::user_defined2())?],
+            user_reloads: false,
         })
+    }
+
+    /// SIGUSR1 means reload as well (`spec/operations.md` 5.5, zbalance).
+    #[must_use]
+    pub const fn user1_reloads(mut self) -> Self {
+        self.user_reloads = true;
+        self
     }
 
     /// Waits for the next signal.
     pub async fn next(&mut self) -> Signal {
-        tokio::select! {
-            _ = self.hangup.recv() => Signal::Reload,
-            _ = self.interrupt.recv() => Signal::Interrupt,
-            _ = self.terminate.recv() => Signal::Terminate,
+        let [user1, user2] = &mut self.user;
+        loop {
+            tokio::select! {
+                _ = self.hangup.recv() => return Signal::Reload,
+                _ = self.interrupt.recv() => return Signal::Interrupt,
+                _ = self.terminate.recv() => return Signal::Terminate,
+                _ = user1.recv() => if self.user_reloads { return Signal::Reload },
+                _ = user2.recv() => {}
+            }
         }
     }
 }
