@@ -104,6 +104,12 @@ impl Announcer {
         self.extend(registration, UNUSED_LIFETIME, StationOperations::New, 1);
     }
 
+    /// `registration` was valid at a predecessor and is valid here.
+    pub fn resumed(&self, registration: &Registration) {
+        let left = registration.expires().saturating_duration_since(Instant::now());
+        self.extend(registration, left, StationOperations::New, 1);
+    }
+
     /// A connection was matched to `registration`.
     pub fn used(&self, registration: &Registration) {
         self.extend(registration, USED_LIFETIME, StationOperations::Update, 0);

@@ -1,6 +1,8 @@
 //! Which covert addresses a client may ask for (`spec/application.md` 7).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use regex::Regex;
@@ -122,15 +124,31 @@ pub trait Resolver: Send + Sync {
 }
 
 /// The system's resolver with a limit of time.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct SystemResolver {
-    /// Longest time that one look-up may take.
-    pub limit: std::time::Duration,
+    /// Longest time that one look-up may take, in milliseconds.
+    limit_ms: AtomicU64,
+}
+
+impl SystemResolver {
+    /// A resolver with this limit for each look-up.
+    pub fn new(limit: Duration) -> Self {
+        let resolver = Self { limit_ms: AtomicU64::new(0) };
+        resolver.set_limit(limit);
+        resolver
+    }
+
+    /// Changes the limit.
+    pub fn set_limit(&self, limit: Duration) {
+        let ms = limit.as_millis().try_into().unwrap_or(u64::MAX);
+        self.limit_ms.store(ms, Ordering::Relaxed);
+    }
 }
 
 impl Resolver for SystemResolver {
     async fn resolve(&self, host: &str) -> Vec<IpAddr> {
-        match tokio::time::timeout(self.limit, tokio::net::lookup_host((host, 0))).await {
+        let limit = Duration::from_millis(self.limit_ms.load(Ordering::Relaxed));
+        match tokio::time::timeout(limit, tokio::net::lookup_host((host, 0))).await {
             Ok(Ok(found)) => found.map(|address| address.ip()).collect(),
             _ => Vec::new(),
         }

@@ -2,12 +2,15 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bus::{Publisher, PublisherOptions, Subscriber, SubscriberOptions};
 use conf::{Application, Loaded};
+use handover::{Host, Inherited};
 use keys::StationKey;
 use keys::path::Strictness;
 use parking_lot::Mutex;
@@ -15,23 +18,31 @@ use signalling::station::{ApplicationStatus, Count, FileResult, status_reply::De
 use telemetry::admin::{self, DaemonStatus, Identification};
 use telemetry::log::{self, Logger};
 use telemetry::privacy;
-use telemetry::process::{self, Exit, Signal, Signals};
+use telemetry::process::{self, Exit, Reloads, Signal, Signals};
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, Semaphore, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::{AbortHandle, JoinHandle};
 
-use crate::announce::Announcer;
 use crate::arguments::Arguments;
 use crate::ingest::{self, IngestQueue};
+use crate::opening::{self, Opened};
 use crate::pipeline::Pipeline;
 use crate::policy::{Policy, PolicyError};
+use crate::sources::{self, Sources};
 use crate::stats;
-use crate::{Station, connection, dtls, listener, share, sources};
+use crate::succession::{self, Successor};
+use crate::{Station, connection, dtls, listener, share};
 
 /// How often the time of registrations is looked at.
 const EXPIRY_TICK: Duration = Duration::from_secs(1);
 /// How long readiness waits for the sources of registrations.
 const FIRST_SOURCES: Duration = Duration::from_millis(500);
+/// How long a successor waits for its sources before it takes over.
+const ALL_SOURCES: Duration = Duration::from_secs(5);
+/// How long a successor keeps messages for subscribers that come over.
+const HELD: Duration = Duration::from_secs(10);
+/// How often is looked whether everything has ended.
+const LOOK: Duration = Duration::from_millis(20);
 /// Time to hand the last messages to Redis at the end.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -75,6 +86,12 @@ pub enum StartError {
         /// Why.
         cause: io::Error,
     },
+    /// There is nobody to take over from.
+    #[error(transparent)]
+    Handover(#[from] handover::HandoverError),
+    /// The process cannot be confined.
+    #[error(transparent)]
+    Sandbox(#[from] sandbox::SandboxError),
     /// The operating system refuses something every process has.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
@@ -89,6 +106,9 @@ impl StartError {
             Self::Ingest(_) | Self::ListenAddress(_) => Exit::Config,
             Self::FanIn(_) | Self::Listen { .. } => Exit::Unavailable,
             Self::SessionSocket { .. } => Exit::CantCreat,
+            Self::Handover(_) => Exit::Unavailable,
+            Self::Sandbox(error) if error.is_configuration() => Exit::Config,
+            Self::Sandbox(_) => Exit::NoPerm,
             Self::System(_) => Exit::OsErr,
         }
     }
@@ -108,6 +128,12 @@ pub fn main(arguments: Arguments) -> Exit {
             error.exit()
         }
     }
+}
+
+/// Asks the running application for its state.
+pub fn health() -> std::process::ExitCode {
+    let path = admin::socket_path(&admin::ipc_dir(), "application", offset());
+    Exit::of_health("application", process::health(&path))
 }
 
 /// Everything that is read before anything is opened.
@@ -169,7 +195,7 @@ impl Setup {
 }
 
 /// A variable that names a file; empty counts as unset.
-fn variable(name: &str) -> Option<PathBuf> {
+pub(crate) fn variable(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
@@ -200,16 +226,35 @@ fn run(arguments: &Arguments, reg: &Logger) -> Result<(), StartError> {
         Err(error) => reg.error(format_args!("failed parse client ip logging setting: {error}")),
     }
     process::raise_nofile_limit();
+    let address = listen_address(&setup.settings)?;
+    let (inherited, predecessor) = match arguments.take_over {
+        true => {
+            let (inherited, channel) = handover::take_over("application", &handover_socket())?;
+            (inherited, Some(channel))
+        }
+        false => (Inherited::of_manager(), None),
+    };
+    let opened = Opened::open(inherited, predecessor, address);
+    let user = arguments.user.clone();
+    for note in opening::confine(&setup.settings, &setup.path, &setup.phantoms, user)? {
+        reg.warn(note);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let result = runtime.block_on(serve(setup, arguments, reg));
+    let result = runtime.block_on(serve(setup, opened, arguments, reg));
     // Open tunnels end with the process; nothing here may hold it up.
     runtime.shutdown_background();
     result
 }
 
-async fn serve(setup: Setup, arguments: &Arguments, reg: &Logger) -> Result<(), StartError> {
+async fn serve(
+    setup: Setup,
+    opened: Opened,
+    arguments: &Arguments,
+    reg: &Logger,
+) -> Result<(), StartError> {
     let mut signals = Signals::install()?;
-    let daemon = Arc::new(Daemon::start(setup, &arguments.zmq_address).await?);
+    let (daemon, phantoms) = Daemon::start(setup, opened, &arguments.zmq_address).await?;
+    let daemon = Arc::new(daemon);
     let path = admin::socket_path(&admin::ipc_dir(), "application", offset());
     // Part of the identity only; a file that vanished just now gives an empty text.
     let text = std::fs::read(&daemon.path).unwrap_or_default();
@@ -217,8 +262,21 @@ async fn serve(setup: Setup, arguments: &Arguments, reg: &Logger) -> Result<(), 
     if let Err(error) = admin::serve(&path, Arc::clone(&daemon), who) {
         reg.warn(format_args!("no admin service: {error}"));
     }
-    daemon.sources_connected().await;
-    process::notify("READY=1");
+    let path = handover_socket();
+    match phantoms {
+        Arrival::First(listener) => {
+            daemon.accept(listener);
+            daemon.sources_connected(FIRST_SOURCES).await;
+        }
+        Arrival::After(listener, predecessor) => {
+            daemon.sources_connected(ALL_SOURCES).await;
+            daemon.follow(listener, predecessor).await?;
+        }
+    }
+    let mut superseded = daemon.wait_for_successor(&path);
+    process::ready("serving");
+    // Being polled is all that the runtime has to prove.
+    tokio::spawn(process::watchdog(|| true));
     loop {
         tokio::select! {
             signal = signals.next() => match signal {
@@ -236,14 +294,20 @@ async fn serve(setup: Setup, arguments: &Arguments, reg: &Logger) -> Result<(), 
                 }
             },
             () = daemon.drained.notified() => break,
+            Some(left) = superseded.recv() => {
+                reg.info("another process serves, finishing what is open");
+                daemon.finish(left, &mut signals).await;
+                return Ok(());
+            }
         }
     }
+    process::stopping();
     daemon.end().await;
     reg.info("shutdown complete");
     Ok(())
 }
 
-const fn level(level: conf::LogLevel) -> log::Level {
+pub(crate) const fn level(level: conf::LogLevel) -> log::Level {
     match level {
         conf::LogLevel::Trace => log::Level::Trace,
         conf::LogLevel::Debug => log::Level::Debug,
@@ -256,17 +320,32 @@ const fn level(level: conf::LogLevel) -> log::Level {
 /// A running application.
 #[derive(Debug)]
 pub struct Daemon {
-    path: PathBuf,
-    phantoms: PathBuf,
-    station: Arc<Station>,
+    pub(crate) path: PathBuf,
+    pub(crate) phantoms: PathBuf,
+    /// The configuration of the start.
+    pub(crate) started: Application,
+    pub(crate) station: Arc<Station>,
     listening: SocketAddr,
-    sources: Vec<(String, watch::Receiver<bus::State>)>,
+    pub(crate) sources: Sources,
+    ingest: (String, watch::Receiver<bus::State>),
     tasks: Mutex<Vec<JoinHandle<()>>>,
-    grace: Mutex<Duration>,
+    pub(crate) grace: Mutex<Duration>,
     drained: Notify,
-    last_reload: Mutex<Option<String>>,
-    log: Logger,
-    _fan_in: Arc<Publisher>,
+    pub(crate) reloads: Reloads,
+    pub(crate) log: Logger,
+    pub(crate) fan_in: Arc<Publisher>,
+    accepting: Mutex<Option<AbortHandle>>,
+    draining: AtomicBool,
+    descriptors: Mutex<Vec<(String, OwnedFd)>>,
+}
+
+/// How the daemon came to its listener.
+#[derive(Debug)]
+pub enum Arrival {
+    /// It is the only one.
+    First(TcpListener),
+    /// A predecessor still accepts.
+    After(TcpListener, Successor),
 }
 
 impl Daemon {
@@ -274,12 +353,26 @@ impl Daemon {
     ///
     /// # Errors
     /// [`StartError`] when a socket cannot be opened.
-    pub async fn start(setup: Setup, zmq_address: &str) -> Result<Self, StartError> {
+    pub async fn start(
+        setup: Setup,
+        opened: Opened,
+        zmq_address: &str,
+    ) -> Result<(Self, Arrival), StartError> {
         let Setup { path, phantoms, settings, policy, keys, .. } = setup;
         let workers = settings.ingest_worker_count;
         let address = listen_address(&settings)?;
         let mut station = Station::new(&settings, policy, keys);
-        let station = match dtls::Sockets::open(address, settings.max_sessions) {
+        let predecessor = match opened.predecessor {
+            Some(channel) => Some(Successor::begin(channel)?),
+            None => None,
+        };
+        let (sessions, udp) = (settings.max_sessions, opened.udp);
+        let sockets = opened.entries.and_then(|entries| match udp {
+            // Somebody else still reads it.
+            Some(udp) => dtls::Sockets::inherited(udp, sessions, Box::new(entries)),
+            None => dtls::Sockets::with_entries(address, sessions, Box::new(entries)),
+        });
+        let station = match sockets {
             Ok(sockets) => {
                 station.take_dtls();
                 let station = Arc::new(station);
@@ -297,58 +390,209 @@ impl Daemon {
             pipeline.announcer.redis().clear();
         }
 
+        let phantom_listener = match opened.tcp {
+            Some(tcp) => tcp.set_nonblocking(true).and_then(|()| TcpListener::from_std(tcp)),
+            None => listener::listen(address),
+        };
         let phantom_listener =
-            listener::listen(address).map_err(|cause| StartError::Listen { address, cause })?;
+            phantom_listener.map_err(|cause| StartError::Listen { address, cause })?;
         let listening = phantom_listener.local_addr()?;
-        serve_sessions(&settings, &pipeline.announcer)?;
         let zmq = Logger::new("[ZMQ_PROXY] ");
         let fan_in = format!("ipc://@{}", settings.socket_name);
-        let fan_in = Arc::new(Publisher::bind(&fan_in, PublisherOptions::default()).await?);
+        let inherited = opened.fan_in.filter(|fan_in| is_named(fan_in, &settings.socket_name));
+        // Subscribers of a predecessor come over one by one.
+        let hold = if predecessor.is_some() { HELD } else { Duration::ZERO };
+        let options = PublisherOptions { hold, ..PublisherOptions::default() };
+        let fan_in = Arc::new(match inherited {
+            Some(socket) => Publisher::adopt(socket, &fan_in, options)?,
+            None => Publisher::bind(&fan_in, options).await?,
+        });
         let (key, screened) = (variable("ZMQ_PRIVKEY"), &pipeline.stats.screened);
         let prepared = sources::prepare(&settings, key.as_deref(), screened);
-        let (mut sources, mut tasks) = prepared.connect(&fan_in, &zmq);
+        let sources = Sources::start(prepared, Arc::clone(&fan_in), zmq.clone());
+        let mut tasks = Vec::new();
 
         let (queue, messages) = IngestQueue::new(Arc::clone(&pipeline.stats));
         let ingest = Subscriber::connect(zmq_address, SubscriberOptions::default())?;
-        sources.push((zmq_address.to_owned(), ingest.watch()));
+        let heard = (zmq_address.to_owned(), ingest.watch());
         zmq.info(format_args!("ZMQ connected to {zmq_address}"));
         tasks.push(tokio::spawn(ingest::subscribe(ingest, queue, zmq)));
-        tasks.push(tokio::spawn(ingest::distribute(messages, workers, Arc::clone(&pipeline))));
+        tasks.push(tokio::spawn(ingest::distribute(
+            messages,
+            Arc::clone(&station.workers),
+            Arc::clone(&pipeline),
+        )));
         tasks.push(tokio::spawn(expire(Arc::clone(&pipeline))));
         tasks.push(tokio::spawn(print_stats(pipeline, workers / 10)));
-        let max_sessions = settings.max_sessions.unwrap_or(Semaphore::MAX_PERMITS);
-        tasks.push(tokio::spawn(accept(
-            phantom_listener,
-            Arc::clone(&station),
-            Arc::new(Semaphore::new(max_sessions.min(Semaphore::MAX_PERMITS))),
-        )));
         let log = Logger::new("[REG] ");
         log.info(format_args!("[STARTUP] Listening on {listening}"));
-        Ok(Self {
+        let arrival = match predecessor {
+            None => Arrival::First(phantom_listener),
+            Some(predecessor) => Arrival::After(phantom_listener, predecessor),
+        };
+        let daemon = Self {
             path,
             phantoms,
             station,
             listening,
             sources,
+            ingest: heard,
             tasks: Mutex::new(tasks),
             grace: Mutex::new(settings.shutdown_grace.unwrap_or(Duration::ZERO)),
             drained: Notify::new(),
-            last_reload: Mutex::new(None),
+            reloads: Reloads::default(),
             log,
-            _fan_in: fan_in,
-        })
+            started: settings,
+            fan_in,
+            accepting: Mutex::default(),
+            draining: false.into(),
+            descriptors: Mutex::default(),
+        };
+        if let Arrival::First(_) = &arrival {
+            daemon.serve_sessions()?;
+        }
+        Ok((daemon, arrival))
     }
 
     /// Waits until every source is connected, so that being ready means hearing registrations; a
     /// source that is not there yet holds the start up only for a moment.
-    async fn sources_connected(&self) {
+    async fn sources_connected(&self, limit: Duration) {
         let all = async {
-            for (_, state) in &self.sources {
+            for (_, mut state) in self.all_sources() {
                 // The sender lives as long as the source's task.
-                let _ = state.clone().wait_for(|state| *state == bus::State::Connected).await;
+                let _ = state.wait_for(|state| *state == bus::State::Connected).await;
             }
         };
-        let _ = tokio::time::timeout(FIRST_SOURCES, all).await;
+        let _ = tokio::time::timeout(limit, all).await;
+    }
+
+    fn all_sources(&self) -> Vec<(String, watch::Receiver<bus::State>)> {
+        let mut all = self.sources.states();
+        all.push(self.ingest.clone());
+        all
+    }
+
+    /// Accepts phantom connections from now on.
+    fn accept(&self, listener: TcpListener) {
+        if let Ok(copy) = listener.as_fd().try_clone_to_owned() {
+            self.descriptors.lock().push(("tcp".to_owned(), copy));
+        }
+        let task = tokio::spawn(accept(listener, Arc::clone(&self.station)));
+        *self.accepting.lock() = Some(task.abort_handle());
+        if let Some(dtls) = self.station.pipeline.dtls.get()
+            && let Err(error) = dtls.succeed(None, &[])
+        {
+            self.log.error(format_args!("DTLS: {error}"));
+        }
+    }
+
+    /// Takes the registrations of a predecessor over, and then its connections.
+    async fn follow(&self, listener: TcpListener, predecessor: Successor) -> io::Result<()> {
+        let pipeline = Arc::clone(&self.station.pipeline);
+        let records = predecessor.registrations()?;
+        let count = records.len();
+        for record in &records {
+            if let Some(waiting) = pipeline.resume(record) {
+                let pipeline = Arc::clone(&pipeline);
+                tokio::spawn(async move { pipeline.finish(waiting).await });
+            }
+        }
+        // Detectors come over as soon as the socket is there, and find every session.
+        self.serve_sessions().map_err(io::Error::other)?;
+        let (paths, datagrams) = predecessor.finish()?;
+        self.accept(listener);
+        if let Some(dtls) = pipeline.dtls.get() {
+            dtls.succeed(datagrams, &paths)?;
+        }
+        self.log.info(format_args!("[HANDOVER] {count} registrations taken over"));
+        Ok(())
+    }
+
+    /// Offers the sockets to a successor and to the service manager. What comes out is the time that a
+    /// successor left to this process.
+    fn wait_for_successor(self: &Arc<Self>, path: &Path) -> mpsc::Receiver<Duration> {
+        let (tell, told) = mpsc::channel(1);
+        let offered = self.copies().and_then(|copies| {
+            handover::store(&copies);
+            Host::bind(path, copies)
+        });
+        let host = match offered {
+            Ok(host) => host,
+            Err(error) => {
+                let path = path.display();
+                self.log.warn(format_args!("no upgrade without restart: {path}: {error}"));
+                return told;
+            }
+        };
+        let (daemon, runtime) = (Arc::clone(self), tokio::runtime::Handle::current());
+        let wait = move || {
+            let _context = runtime.enter();
+            while let Ok((channel, pid)) = host.wait() {
+                if let Ok(left) = succession::serve(&daemon, &channel, pid) {
+                    // The receiver is gone when this process leaves for another reason.
+                    let _ = tell.blocking_send(left);
+                    return;
+                }
+            }
+        };
+        // A process without threads left does not hand over.
+        let _ = std::thread::Builder::new().name("handover".to_owned()).spawn(wait);
+        told
+    }
+
+    /// Copies of everything that a successor goes on with.
+    fn copies(&self) -> io::Result<Vec<(String, OwnedFd)>> {
+        let mut copies = std::mem::take(&mut *self.descriptors.lock());
+        copies.push(("zmq".to_owned(), self.fan_in.listener().try_clone_to_owned()?));
+        if let Some(dtls) = self.station.pipeline.dtls.get() {
+            copies.extend(dtls.copies()?);
+        }
+        Ok(copies)
+    }
+
+    /// Leaves new connections and registrations to a successor.
+    pub(crate) fn stop_accepting(&self) {
+        if let Some(task) = self.accepting.lock().take() {
+            task.abort();
+        }
+        self.sources.stop();
+        for task in self.tasks.lock().drain(..) {
+            task.abort();
+        }
+    }
+
+    /// Serves the open tunnels for at most `left`, then leaves without a word to detectors: the sessions are
+    /// the successor's.
+    async fn finish(&self, left: Duration, signals: &mut Signals) {
+        process::status("draining");
+        self.draining.store(true, std::sync::atomic::Ordering::Relaxed);
+        let deadline = tokio::time::Instant::now() + left;
+        let open = || self.station.pipeline.stats.proxy.open.value() > 0;
+        let closing = async {
+            self.fan_in.dismiss(FAREWELL).await;
+            while open() || self.station.pipeline.stats.connections.active.value() > 0 {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        let told = async { while signals.next().await == Signal::Reload {} };
+        tokio::select! {
+            () = closing => {}
+            () = tokio::time::sleep_until(deadline) => {}
+            () = told => {}
+        }
+        self.log.info("shutdown complete");
+    }
+
+    /// Serves the gRPC session channel unless it is turned off.
+    fn serve_sessions(&self) -> Result<(), StartError> {
+        let named = self.started.session_socket.clone();
+        let path = match std::env::var("CJ_SESSION_SOCKET").ok().or(named) {
+            Some(path) if path.is_empty() => return Ok(()),
+            Some(path) => PathBuf::from(path),
+            None => admin::ipc_dir().join(session::socket_name(offset())),
+        };
+        let hub = self.station.pipeline.announcer.hub();
+        hub.serve(&path).map(drop).map_err(|cause| StartError::SessionSocket { path, cause })
     }
 
     /// Address of the phantom listener.
@@ -361,48 +605,10 @@ impl Daemon {
         &self.station
     }
 
-    /// Reads everything that can be replaced again: all of it, or nothing. One result per file.
-    pub fn reload(&self) -> Vec<FileResult> {
-        let result = |file: &Path, error: Option<&str>| FileResult {
-            file: file.display().to_string(),
-            applied: error.is_none(),
-            error: error.unwrap_or_default().to_owned(),
-        };
-        let loaded = Application::load(&self.path)
-            .map_err(|e| (self.path.clone(), format!("failed to parse app config: {e}")))
-            .and_then(|loaded| {
-                Policy::build(&loaded.value, &self.phantoms).map_err(|e| match e {
-                    PolicyError::Phantoms(cause) => (
-                        self.phantoms.clone(),
-                        format!("failed to reload phantom subnets: {cause}"),
-                    ),
-                    other => (self.path.clone(), format!("failed to reload: {other}")),
-                })
-            });
-        match loaded {
-            Ok((policy, notes)) => {
-                for note in notes {
-                    self.log.warn(note);
-                }
-                self.station.pipeline.policy.store(Arc::new(policy));
-                *self.last_reload.lock() = None;
-                vec![result(&self.path, None), result(&self.phantoms, None)]
-            }
-            Err((file, error)) => {
-                self.log.error(&error);
-                let failed = result(&file, Some(&error));
-                *self.last_reload.lock() = Some(error);
-                vec![failed]
-            }
-        }
-    }
-
     /// Stops taking work, gives open tunnels their grace, and tells detectors to forget.
     async fn end(&self) {
         self.log.info("closing all ingest threads");
-        for task in self.tasks.lock().drain(..) {
-            task.abort();
-        }
+        self.stop_accepting();
         let grace = *self.grace.lock();
         let deadline = tokio::time::Instant::now() + grace;
         let open = || self.station.pipeline.stats.proxy.open.value() > 0;
@@ -422,19 +628,17 @@ fn listen_address(settings: &Application) -> Result<SocketAddr, StartError> {
     }
 }
 
-/// Serves the gRPC session channel unless it is turned off.
-fn serve_sessions(settings: &Application, announcer: &Announcer) -> Result<(), StartError> {
-    let configured = std::env::var("CJ_SESSION_SOCKET").ok().or(settings.session_socket.clone());
-    let path = match configured {
-        Some(path) if path.is_empty() => return Ok(()),
-        Some(path) => PathBuf::from(path),
-        None => admin::ipc_dir().join(session::socket_name(offset())),
-    };
-    announcer
-        .hub()
-        .serve(&path)
-        .map(drop)
-        .map_err(|cause| StartError::SessionSocket { path, cause })
+/// Where a successor asks for this process's sockets.
+fn handover_socket() -> PathBuf {
+    handover::socket_path(&admin::ipc_dir(), "application", offset())
+}
+
+/// Whether an inherited fan-in socket has the name that the configuration gives it.
+fn is_named(socket: &OwnedFd, name: &str) -> bool {
+    use std::os::linux::net::SocketAddrExt;
+    let Ok(copy) = socket.try_clone() else { return false };
+    let address = std::os::unix::net::UnixListener::from(copy).local_addr();
+    address.is_ok_and(|address| address.as_abstract_name() == Some(name.as_bytes()))
 }
 
 async fn expire(pipeline: Arc<Pipeline>) {
@@ -465,10 +669,10 @@ async fn print_stats(pipeline: Arc<Pipeline>, workers_queue: usize) {
 
 /// Accepts for ever. Beyond the bound of sessions a connection waits in the kernel's queue, where
 /// it looks like any other connection to a busy host.
-pub async fn accept(listener: TcpListener, station: Arc<Station>, sessions: Arc<Semaphore>) {
+pub async fn accept(listener: TcpListener, station: Arc<Station>) {
     let log = Logger::new("[REG] ");
     loop {
-        let Ok(permit) = Arc::clone(&sessions).acquire_owned().await else { return };
+        let Ok(permit) = station.sessions.enter().await else { return };
         match listener.accept().await {
             Ok((stream, peer)) => {
                 let station = Arc::clone(&station);
@@ -492,13 +696,11 @@ impl admin::Daemon for Daemon {
         let pipeline = &self.station.pipeline;
         let (stats, announcer) = (&pipeline.stats, &pipeline.announcer);
         let mut notes: Vec<String> = self
-            .sources
+            .all_sources()
             .iter()
             .map(|(address, state)| format!("source {address}: {}", *state.borrow()))
             .collect();
-        if let Some(error) = &*self.last_reload.lock() {
-            notes.push(format!("last reload refused: {error}"));
-        }
+        notes.extend(self.reloads.notes());
         let count = |(name, value): (String, u64)| Count { name, value };
         let counts = |list: &[(&str, u64)]| {
             list.iter().map(|(name, value)| Count { name: (*name).into(), value: *value }).collect()
@@ -510,7 +712,10 @@ impl admin::Daemon for Daemon {
             shared.map_or(0, |counters| of(counters).total())
         };
         DaemonStatus {
-            state: "ready".to_owned(),
+            state: match self.draining.load(std::sync::atomic::Ordering::Relaxed) {
+                true => "draining".to_owned(),
+                false => "ready".to_owned(),
+            },
             notes,
             detail: Some(Detail::Application(ApplicationStatus {
                 registrations: stats.registrations.active.value().max(0) as u64,

@@ -7,9 +7,10 @@ use std::time::Instant;
 use bus::{Publisher, Subscriber};
 use bytes::Bytes;
 use telemetry::log::Logger;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::bound::Bound;
 use crate::covert::Resolver;
 use crate::liveness::Dialer;
 use crate::pipeline::Pipeline;
@@ -82,15 +83,19 @@ pub async fn subscribe(mut subscriber: Subscriber, queue: IngestQueue, log: Logg
     }
 }
 
+/// Places for registrations that wait: one for each worker, and a tenth more.
+pub fn places(workers: usize) -> Bound {
+    Bound::new(workers + workers / 10)
+}
+
 /// Takes each message to its end, or gives it to a worker where it has to wait for a name or a
 /// probe. When all are busy the newest is dropped: a registration that
 /// has waited long is of no use to its client any more.
 pub async fn distribute<D: Dialer, R: Resolver + 'static>(
     mut messages: mpsc::Receiver<Bytes>,
-    workers: usize,
+    workers: Arc<Bound>,
     pipeline: Arc<Pipeline<D, R>>,
 ) {
-    let limit = Arc::new(Semaphore::new(workers + workers / 10));
     let mut running = JoinSet::new();
     loop {
         tokio::select! {
@@ -99,7 +104,7 @@ pub async fn distribute<D: Dialer, R: Resolver + 'static>(
                 let stats = &pipeline.stats.ingest;
                 stats.waiting.down();
                 stats.offered.count();
-                let Ok(permit) = Arc::clone(&limit).try_acquire_owned() else {
+                let Ok(permit) = workers.try_enter() else {
                     stats.busy.count();
                     pipeline.log.trace("dropping registration");
                     continue;
@@ -139,7 +144,8 @@ mod tests {
             assert!(queue.offer(message(seed, "never.example:80").encode_to_vec().into()));
         }
         drop(queue);
-        let distributing = tokio::spawn(distribute(messages, 2, Arc::clone(&pipeline)));
+        let distributing =
+            tokio::spawn(distribute(messages, Arc::new(places(2)), Arc::clone(&pipeline)));
         while pipeline.stats.ingest.offered.total() < 103 {
             tokio::task::yield_now().await;
         }

@@ -16,7 +16,7 @@ use crate::registration::{Credentials, Identifier, Parts, Registration};
 /// Shortest shared secret; registrars require as much.
 pub const MIN_SECRET: usize = 8;
 
-/// What the station serves, fixed at start.
+/// What the station serves: transports fixed at the start, families by the configuration.
 #[derive(Debug, Clone)]
 pub struct Served {
     /// IPv4 phantoms.

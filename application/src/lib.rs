@@ -8,6 +8,7 @@
 
 pub mod announce;
 pub mod arguments;
+pub mod bound;
 pub mod connection;
 pub mod covert;
 pub mod daemon;
@@ -18,15 +19,19 @@ pub mod intake;
 pub mod listener;
 pub mod liveness;
 pub mod obfs4;
+pub mod opening;
 pub mod pipeline;
 pub mod policy;
+pub mod record;
 pub mod registration;
+mod reload;
 pub mod screen;
 pub mod share;
 mod sources;
 mod station;
 pub mod stats;
 pub mod store;
+pub mod succession;
 mod throttle;
 pub mod tunnel;
 

@@ -5,8 +5,10 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use lru::LruCache;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
@@ -100,6 +102,7 @@ pub struct Fill {
 type Target = (IpAddr, u16);
 
 /// Results of one kind, with the time of each.
+#[derive(Debug)]
 struct Cache {
     expiry: Duration,
     entries: Mutex<LruCache<Target, (Instant, Arc<str>)>>,
@@ -127,25 +130,55 @@ impl Cache {
     }
 }
 
+/// Puts a cache of these settings in the place of `cache`, with what that knows.
+fn replace(cache: &ArcSwapOption<Cache>, expiry: Option<Duration>, capacity: usize) {
+    let fresh = Cache::new(expiry, capacity);
+    if let (Some(old), Some(fresh)) = (&*cache.load(), &fresh) {
+        let mut entries = fresh.entries.lock();
+        // The oldest first, so that the newest stay.
+        for (target, known) in old.entries.lock().iter().rev() {
+            entries.put(*target, known.clone());
+        }
+    }
+    cache.store(fresh.map(Arc::new));
+}
+
 /// Tests phantoms, remembers results and lets concurrent questions share one probe.
 pub struct LivenessTester<D = TcpDialer> {
-    window: Duration,
+    window_ms: AtomicU64,
     dialer: D,
-    live: Option<Cache>,
-    quiet: Option<Cache>,
+    live: ArcSwapOption<Cache>,
+    quiet: ArcSwapOption<Cache>,
     running: Mutex<HashMap<Target, watch::Receiver<Option<Liveness>>>>,
     counters: LivenessCounters,
 }
 
 impl<D> std::fmt::Debug for LivenessTester<D> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LivenessTester").field("window", &self.window).finish_non_exhaustive()
+        f.debug_struct("LivenessTester").field("window_ms", &self.window_ms).finish_non_exhaustive()
     }
 }
 
 impl<D: Dialer> LivenessTester<D> {
     /// A tester with empty caches.
     pub fn new(settings: &LivenessSettings, dialer: D) -> Self {
+        let tester = Self {
+            window_ms: AtomicU64::new(0),
+            dialer,
+            live: ArcSwapOption::empty(),
+            quiet: ArcSwapOption::empty(),
+            running: Mutex::default(),
+            counters: LivenessCounters::default(),
+        };
+        tester.set(settings);
+        tester
+    }
+
+    /// Changes the settings. A cache whose settings stay keeps what it knows, and so does one that only
+    /// changes its size or its time.
+    pub fn set(&self, settings: &LivenessSettings) {
+        let ms = settings.window.as_millis().try_into().unwrap_or(u64::MAX);
+        self.window_ms.store(ms, Ordering::Relaxed);
         let live_capacity = match settings.live_capacity {
             0 => DEFAULT_CAPACITY,
             n => n,
@@ -155,14 +188,8 @@ impl<D: Dialer> LivenessTester<D> {
             (0, _) => DEFAULT_CAPACITY,
             _ => DEFAULT_CAPACITY_NONLIVE,
         };
-        Self {
-            window: settings.window,
-            dialer,
-            live: Cache::new(settings.live_expiry, live_capacity),
-            quiet: Cache::new(settings.nonlive_expiry, nonlive_capacity),
-            running: Mutex::default(),
-            counters: LivenessCounters::default(),
-        }
+        replace(&self.live, settings.live_expiry, live_capacity);
+        replace(&self.quiet, settings.nonlive_expiry, nonlive_capacity);
     }
 
     /// Counters since the start.
@@ -171,14 +198,14 @@ impl<D: Dialer> LivenessTester<D> {
     }
 
     /// Time that a probe takes when nobody answers.
-    pub const fn window(&self) -> Duration {
-        self.window
+    pub fn window(&self) -> Duration {
+        Duration::from_millis(self.window_ms.load(Ordering::Relaxed))
     }
 
     /// Fill of the caches of live and of quiet results; a cache that is off has no capacity.
     pub fn cached(&self) -> [Fill; 2] {
         [&self.live, &self.quiet].map(|cache| {
-            cache.as_ref().map_or(Fill::default(), |c| {
+            cache.load().as_ref().map_or(Fill::default(), |c| {
                 let entries = c.entries.lock();
                 Fill { len: entries.len(), capacity: entries.cap().get() }
             })
@@ -187,11 +214,11 @@ impl<D: Dialer> LivenessTester<D> {
 
     /// Answers from a cache alone.
     fn remembered(&self, target: Target) -> Option<Liveness> {
-        if let Some(reason) = self.live.as_ref().and_then(|c| c.find(target)) {
+        if let Some(reason) = self.live.load().as_ref().and_then(|c| c.find(target)) {
             self.counters.cached_live.count();
             return Some(Liveness::Live(reason));
         }
-        if self.quiet.as_ref().and_then(|c| c.find(target)).is_some() {
+        if self.quiet.load().as_ref().and_then(|c| c.find(target)).is_some() {
             self.counters.cached_quiet.count();
             return Some(Liveness::Quiet);
         }
@@ -204,7 +231,7 @@ impl<D: Dialer> LivenessTester<D> {
         if let Some(liveness) = self.remembered(target) {
             return Answer { liveness, cached: true };
         }
-        on_probe(self.window);
+        on_probe(self.window());
         let running = self.running.lock().get(&target).cloned();
         if let Some(mut other) = running
             && let Ok(found) = other.wait_for(Option::is_some).await
@@ -219,13 +246,13 @@ impl<D: Dialer> LivenessTester<D> {
         match &liveness {
             Liveness::Quiet => {
                 self.counters.quiet.count();
-                if let Some(cache) = &self.quiet {
+                if let Some(cache) = &*self.quiet.load() {
                     cache.store(target, "quiet".into());
                 }
             }
             Liveness::Live(reason) => {
                 self.counters.live.count();
-                if let Some(cache) = &self.live {
+                if let Some(cache) = &*self.live.load() {
                     cache.store(target, Arc::clone(reason));
                 }
             }
@@ -240,7 +267,7 @@ impl<D: Dialer> LivenessTester<D> {
 
     /// Four attempts in one window. The first answer decides; silence to the end means quiet.
     async fn probe(&self, target: SocketAddr) -> Liveness {
-        let deadline = Instant::now() + self.window;
+        let deadline = Instant::now() + self.window();
         let mut unknown = None;
         let attempts = async {
             let mut attempts = futures_util::stream::FuturesUnordered::new();

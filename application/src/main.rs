@@ -4,5 +4,8 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if telemetry::process::wants_health(std::env::args_os()) {
+        return application::daemon::health();
+    }
     application::daemon::main(application::arguments::Arguments::of_process()).into()
 }

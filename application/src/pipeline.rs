@@ -9,14 +9,15 @@ use bytes::Bytes;
 use signalling::RegistrationSource;
 use telemetry::log::{Level, Logger, enabled};
 use telemetry::privacy::ClientAddr;
-use tokio::sync::Semaphore;
 
 use crate::announce::Announcer;
+use crate::bound::Bound;
 use crate::covert::{Refused, Resolver, SystemResolver, Target};
 use crate::dtls;
 use crate::intake::{self, IntakeError, Served};
 use crate::liveness::{Dialer, Liveness, LivenessTester, TcpDialer};
 use crate::policy::Policy;
+use crate::record::Record;
 use crate::registration::Registration;
 use crate::share::{self, Sharer};
 use crate::stats::Stats;
@@ -51,8 +52,8 @@ const fn needs_probe(registration: &Registration) -> bool {
 /// Everything a registration needs on its way.
 #[derive(Debug)]
 pub struct Pipeline<D = TcpDialer, R = SystemResolver> {
-    /// What this station serves, fixed at start.
-    pub served: Served,
+    /// What this station serves; families change with a reload.
+    pub served: ArcSwap<Served>,
     /// What a reload replaces.
     pub policy: ArcSwap<Policy>,
     /// All registrations.
@@ -64,7 +65,7 @@ pub struct Pipeline<D = TcpDialer, R = SystemResolver> {
     /// Names of coverts.
     pub resolver: R,
     /// Probes that may run at one time.
-    pub probes: Semaphore,
+    pub probes: Bound,
     /// Counters.
     pub stats: Arc<Stats>,
     /// The registration log.
@@ -111,7 +112,7 @@ impl<D: Dialer, R: Resolver> Pipeline<D, R> {
 
     /// Reads a message and stores what is new in it.
     fn track(&self, frame: &[u8], policy: &Policy) -> Vec<Fresh> {
-        let intake = match intake::read(frame, &self.served, policy) {
+        let intake = match intake::read(frame, &self.served.load(), policy) {
             Ok(intake) => intake,
             Err(error) => {
                 self.stats.registrations.errors.count();
@@ -124,9 +125,11 @@ impl<D: Dialer, R: Resolver> Pipeline<D, R> {
             self.log_failed_family(*v6, error);
         }
         let mut share = self.share(frame, &intake.registrations);
-        let fresh = |registration| {
+        let message = Bytes::copy_from_slice(frame);
+        let fresh = |registration: Registration| {
             // The first family stands for the message; the other would share it again.
             let share = share.take();
+            let registration = registration.brought_by(message.clone(), Duration::ZERO);
             let registration = self.track_one(registration, policy)?;
             Some(Fresh { registration, share })
         };
@@ -269,7 +272,7 @@ impl<D: Dialer, R: Resolver> Pipeline<D, R> {
         }
         let probe = async {
             // Closed never: the semaphore lives as long as the pipeline.
-            let _permit = self.probes.acquire().await;
+            let _permit = self.probes.enter().await;
             let announce = |window: Duration| {
                 let deadline = (window + PENDING_MARGIN).min(PENDING_LIMIT);
                 self.announcer.pending(registration, deadline);
@@ -297,6 +300,31 @@ impl<D: Dialer, R: Resolver> Pipeline<D, R> {
             registration.log_id()
         ));
         false
+    }
+
+    /// Takes a registration over from a predecessor. A valid one is valid at once; what the predecessor had
+    /// not decided over begins again, which is for [`Pipeline::finish`].
+    pub fn resume(&self, record: &Record) -> Option<Waiting> {
+        let Some(covert) = record.covert else { return self.begin(&record.message) };
+        let policy = self.policy.load();
+        let intake = intake::read(&record.message, &self.served.load(), &policy).ok()?;
+        let same = |one: &Registration| one.phantom.is_ipv6() == record.v6;
+        let registration = intake.registrations.into_iter().find(same)?;
+        let registration = registration.brought_by(record.message.clone(), record.age);
+        if record.used {
+            registration.mark_used();
+        }
+        let Tracked::New(registration) = self.store.track(registration) else { return None };
+        if !policy.is_blocked_phantom(registration.phantom)
+            && self.store.activate(&registration, covert)
+        {
+            self.announcer.resumed(&registration);
+            self.stats.registrations.resumed(&registration);
+            if let Some(dtls) = self.dtls.get() {
+                dtls.resumed(&registration);
+            }
+        }
+        None
     }
 
     /// Ends the registrations whose time is over.
@@ -366,7 +394,11 @@ pub(crate) mod tests {
             nonlive_capacity: 0,
         };
         Pipeline {
-            served: Served { v4: true, v6: false, transports: vec![Transport::Min] },
+            served: ArcSwap::from_pointee(Served {
+                v4: true,
+                v6: false,
+                transports: vec![Transport::Min],
+            }),
             policy: ArcSwap::from_pointee(Policy {
                 phantoms: PhantomTable::parse(phantoms).unwrap().table,
                 covert: CovertPolicy { reject_special: true, ..Default::default() },
@@ -378,7 +410,7 @@ pub(crate) mod tests {
             store,
             liveness: LivenessTester::new(&settings, TcpDialer),
             resolver,
-            probes: Semaphore::new(1),
+            probes: Bound::new(1),
             stats: Arc::new(Stats::default()),
             log: Logger::new("[REG] "),
             sharer: None,

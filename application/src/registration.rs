@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use session::redis_out::Announcement;
 use session::{Proto, SessionKey};
 use tokio::time::Instant;
@@ -86,6 +87,8 @@ pub struct Registration {
     pub covert_text: Box<str>,
     /// When the registration was received.
     pub received: Instant,
+    /// The message that brought it, for a successor of this process.
+    pub message: Bytes,
     /// Covert that will be dialled; set before the registration becomes valid.
     covert: OnceLock<SocketAddr>,
     valid: AtomicBool,
@@ -152,12 +155,22 @@ impl Registration {
             prescanned: parts.prescanned,
             covert_text: parts.covert_text,
             received: Instant::now(),
+            message: Bytes::new(),
             covert: OnceLock::new(),
             valid: AtomicBool::new(false),
             used: AtomicBool::new(false),
             copies: AtomicU32::new(1),
             tunnels: AtomicU64::new(0),
         }
+    }
+
+    /// The registration, brought by `message` some time ago.
+    #[must_use]
+    pub fn brought_by(mut self, message: Bytes, age: Duration) -> Self {
+        self.message = message;
+        // A host that has just started has no earlier time than its start.
+        self.received = self.received.checked_sub(age).unwrap_or(self.received);
+        self
     }
 
     /// Keys of its obfs4 handshakes, when that is its transport.

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bus::{CurveClient, CurveKeys, Heartbeat, Publisher, State, Subscriber, SubscriberOptions};
-use conf::Application;
+use conf::{Application, ConnectSocket};
+use parking_lot::Mutex;
 use telemetry::log::Logger;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -21,8 +22,108 @@ use crate::screen::{Counters, Screen};
 /// may say nothing at all, and that is to be told within 10 s.
 const CURVE_LIMIT: Duration = Duration::from_secs(5);
 
-/// What each source is doing, by its address.
-pub(crate) type Sources = Vec<(String, watch::Receiver<State>)>;
+/// All that makes a source what it is: one that differs in anything is another source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Identity {
+    socket: ConnectSocket,
+    heartbeat: (Duration, Duration),
+    prescanned_from_any: bool,
+    /// Public half of the station's own CURVE key, where the source needs one.
+    key: Option<[u8; 32]>,
+}
+
+/// A source that is connected, or being connected.
+#[derive(Debug)]
+struct Running {
+    identity: Identity,
+    state: watch::Receiver<State>,
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+/// The sources in use; a reload changes them.
+#[derive(Debug)]
+pub(crate) struct Sources {
+    running: Mutex<Vec<Running>>,
+    fan_in: Arc<Publisher>,
+    log: Logger,
+}
+
+impl Sources {
+    /// Connects to every usable source and logs what becomes of it; the others are skipped. Messages
+    /// go to `fan_in`.
+    pub(crate) fn start(prepared: Prepared, fan_in: Arc<Publisher>, log: Logger) -> Self {
+        let sources = Self { running: Mutex::default(), fan_in, log };
+        sources.adopt(prepared);
+        sources
+    }
+
+    /// Connects to what is new, then leaves what is no longer wanted. A source that stays as it is
+    /// loses no message.
+    pub(crate) fn adopt(&self, prepared: Prepared) {
+        for text in &prepared.unusable {
+            self.log.error(text);
+        }
+        for note in &prepared.notes {
+            self.log.warn(note);
+        }
+        let mut running = self.running.lock();
+        let mut old = std::mem::take(&mut *running);
+        for (identity, options, screen) in prepared.usable {
+            match old.iter().position(|source| source.identity == identity) {
+                Some(at) => running.push(old.swap_remove(at)),
+                None => running.extend(self.connect(identity, options, screen)),
+            }
+        }
+        for gone in old {
+            self.log.info(format_args!(
+                "source {}: no longer configured",
+                gone.identity.socket.address
+            ));
+        }
+    }
+
+    fn connect(
+        &self,
+        identity: Identity,
+        options: SubscriberOptions,
+        screen: Screen,
+    ) -> Option<Running> {
+        let address = identity.socket.address.clone();
+        match Subscriber::connect(&address, options) {
+            Ok(subscriber) => {
+                let state = subscriber.watch();
+                let reporting = report(address.clone(), state.clone(), self.log.clone());
+                let (fan_in, log) = (Arc::clone(&self.fan_in), self.log.clone());
+                let forwarding = ingest::forward(subscriber, address, screen, fan_in, log);
+                let tasks = [tokio::spawn(reporting), tokio::spawn(forwarding)];
+                Some(Running { identity, state, tasks })
+            }
+            Err(error) => {
+                self.log.error(format_args!("failed to connect to {address}: {error}"));
+                None
+            }
+        }
+    }
+
+    /// What each source is doing, by its address.
+    pub(crate) fn states(&self) -> Vec<(String, watch::Receiver<State>)> {
+        let state = |s: &Running| (s.identity.socket.address.clone(), s.state.clone());
+        self.running.lock().iter().map(state).collect()
+    }
+
+    /// Leaves all of them.
+    pub(crate) fn stop(&self) {
+        self.running.lock().clear();
+    }
+}
 
 /// Why the CURVE key cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +139,7 @@ enum KeyError {
 /// The sources of a configuration with their keys.
 #[derive(Debug)]
 pub(crate) struct Prepared {
-    usable: Vec<(String, SubscriberOptions, Screen)>,
+    usable: Vec<(Identity, SubscriberOptions, Screen)>,
     unusable: Vec<String>,
     notes: Vec<String>,
 }
@@ -78,7 +179,16 @@ pub(crate) fn prepare(
             _ => {}
         }
         match Screen::new(source, settings.prescanned_from_any, Arc::clone(counters)) {
-            Ok(screen) => prepared.usable.push((address, options, screen)),
+            Ok(screen) => {
+                let own = keys.as_ref().and_then(|keys| keys.as_ref().ok());
+                let identity = Identity {
+                    socket: source.clone(),
+                    heartbeat: (settings.heartbeat_interval, settings.heartbeat_timeout),
+                    prescanned_from_any: settings.prescanned_from_any,
+                    key: source.server_key.and(own).map(|keys| *keys.public()),
+                };
+                prepared.usable.push((identity, options, screen));
+            }
             Err(error) => {
                 let text = format!(
                     "source {address} is skipped: signing_pubkey is {error}; the registrar prints \
@@ -119,35 +229,6 @@ impl Prepared {
     /// What is worth saying: first the sources that will be skipped and why.
     pub(crate) fn remarks(&self) -> impl Iterator<Item = &String> {
         self.unusable.iter().chain(&self.notes)
-    }
-
-    /// Connects to every usable source and logs what becomes of it; the others are skipped.
-    pub(crate) fn connect(
-        self,
-        fan_in: &Arc<Publisher>,
-        log: &Logger,
-    ) -> (Sources, Vec<JoinHandle<()>>) {
-        let (mut sources, mut tasks) = (Vec::new(), Vec::new());
-        for text in &self.unusable {
-            log.error(text);
-        }
-        for note in &self.notes {
-            log.warn(note);
-        }
-        for (address, options, screen) in self.usable {
-            match Subscriber::connect(&address, options) {
-                Ok(subscriber) => {
-                    let state = subscriber.watch();
-                    sources.push((address.clone(), state.clone()));
-                    tasks.push(tokio::spawn(report(address.clone(), state, log.clone())));
-                    let (fan_in, log) = (Arc::clone(fan_in), log.clone());
-                    let forward = ingest::forward(subscriber, address, screen, fan_in, log);
-                    tasks.push(tokio::spawn(forward));
-                }
-                Err(error) => log.error(format_args!("failed to connect to {address}: {error}")),
-            }
-        }
-        (sources, tasks)
     }
 }
 

@@ -8,12 +8,13 @@ use arc_swap::ArcSwap;
 use conf::{Application, RelayMode};
 use keys::StationKey;
 use telemetry::log::Logger;
-use tokio::sync::Semaphore;
 use transports::Transport;
 
 use crate::announce::Announcer;
+use crate::bound::Bound;
 use crate::connection;
 use crate::covert::SystemResolver;
+use crate::ingest;
 use crate::intake::Served;
 use crate::liveness::{LivenessSettings, LivenessTester, TcpDialer};
 use crate::obfs4::Replays;
@@ -44,14 +45,16 @@ pub struct Station {
     pub keys: Vec<StationKey>,
     /// When a silent tunnel is closed.
     pub stall: relay::StallLimits,
-    /// How tunnels are relayed.
-    pub relay_mode: relay::Mode,
-    /// Longest time that a covert may take to accept.
-    pub dial_timeout: Duration,
+    /// How tunnels are opened; a reload replaces it.
+    pub tunnels: ArcSwap<Tunnels>,
     /// Range of the deadline of connections that are not identified, in milliseconds, end excluded.
     pub deadline_ms: Range<u64>,
     /// Obfs4 handshakes that were accepted.
     pub replays: Replays,
+    /// Connections at one time.
+    pub sessions: Bound,
+    /// Registrations that wait for a name or a probe at one time.
+    pub workers: Arc<Bound>,
 }
 
 impl Station {
@@ -64,15 +67,13 @@ impl Station {
         let announcer = Announcer::new(Arc::clone(&store), rand::random(), queue, redis_url);
         Self {
             pipeline: Arc::new(Pipeline {
-                served: served(settings),
+                served: ArcSwap::from_pointee(served(settings)),
                 policy: ArcSwap::from_pointee(policy),
                 store,
                 announcer,
                 liveness: LivenessTester::new(&liveness(settings), TcpDialer),
-                resolver: SystemResolver {
-                    limit: settings.covert_resolve_timeout.unwrap_or(DEFAULT_RESOLVE),
-                },
-                probes: Semaphore::new(settings.liveness_max_inflight.unwrap_or(DEFAULT_PROBES)),
+                resolver: SystemResolver::new(resolve_limit(settings)),
+                probes: Bound::new(settings.liveness_max_inflight.unwrap_or(DEFAULT_PROBES)),
                 stats: Arc::new(Stats::default()),
                 log: Logger::new("[REG] "),
                 sharer: sharer(settings),
@@ -80,11 +81,9 @@ impl Station {
             }),
             keys,
             stall: relay::StallLimits::default(),
-            relay_mode: match settings.relay_mode {
-                RelayMode::Copy => relay::Mode::Copy,
-                RelayMode::Auto | RelayMode::Splice => relay::Mode::Auto,
-            },
-            dial_timeout: settings.covert_dial_timeout.unwrap_or(DEFAULT_DIAL),
+            tunnels: ArcSwap::from_pointee(Tunnels::of(settings)),
+            sessions: Bound::new(settings.max_sessions.unwrap_or(usize::MAX)),
+            workers: Arc::new(ingest::places(settings.ingest_worker_count)),
             deadline_ms: connection::DEADLINE_MS,
             replays: Replays::default(),
         }
@@ -94,9 +93,53 @@ impl Station {
     /// first; a station that is shared already stays as it is.
     pub fn take_dtls(&mut self) {
         if let Some(pipeline) = Arc::get_mut(&mut self.pipeline) {
-            pipeline.served.transports.push(Transport::Dtls);
+            let mut served = Served::clone(&pipeline.served.load());
+            served.transports.push(Transport::Dtls);
+            pipeline.served.store(Arc::new(served));
         }
     }
+
+    /// Takes every limit of `settings` over, and `policy`. What is open stays open.
+    pub fn adopt(&self, settings: &Application, policy: Policy) {
+        let pipeline = &self.pipeline;
+        pipeline.policy.store(Arc::new(policy));
+        let transports = pipeline.served.load().transports.clone();
+        pipeline.served.store(Arc::new(Served { transports, ..served(settings) }));
+        pipeline.liveness.set(&liveness(settings));
+        pipeline.resolver.set_limit(resolve_limit(settings));
+        pipeline.probes.resize(settings.liveness_max_inflight.unwrap_or(DEFAULT_PROBES));
+        let capacity = settings.max_registrations.unwrap_or(DEFAULT_REGISTRATIONS);
+        pipeline.store.set_capacity(capacity);
+        self.tunnels.store(Arc::new(Tunnels::of(settings)));
+        self.sessions.resize(settings.max_sessions.unwrap_or(usize::MAX));
+        let workers = settings.ingest_worker_count;
+        self.workers.resize(workers + workers / 10);
+    }
+}
+
+/// How tunnels are opened.
+#[derive(Debug, Clone, Copy)]
+pub struct Tunnels {
+    /// How they are relayed.
+    pub relay_mode: relay::Mode,
+    /// Longest time that a covert may take to accept.
+    pub dial_timeout: Duration,
+}
+
+impl Tunnels {
+    fn of(settings: &Application) -> Self {
+        Self {
+            relay_mode: match settings.relay_mode {
+                RelayMode::Copy => relay::Mode::Copy,
+                RelayMode::Auto | RelayMode::Splice => relay::Mode::Auto,
+            },
+            dial_timeout: settings.covert_dial_timeout.unwrap_or(DEFAULT_DIAL),
+        }
+    }
+}
+
+fn resolve_limit(settings: &Application) -> Duration {
+    settings.covert_resolve_timeout.unwrap_or(DEFAULT_RESOLVE)
 }
 
 /// Sharing, where the configuration asks for it. Registrations matter more than sharing them, so a

@@ -153,6 +153,11 @@ pub struct RegistrationStats {
 }
 
 impl RegistrationStats {
+    /// Counts a registration that was valid at a predecessor.
+    pub fn resumed(&self, _: &Registration) {
+        self.active.up();
+    }
+
     /// Counts a registration that became valid.
     pub fn accepted(&self, registration: &Registration) {
         use RegistrationSource as S;

@@ -70,7 +70,7 @@ pub struct Store {
     hasher: RandomState,
     due: Mutex<BinaryHeap<Due>>,
     tracked: AtomicUsize,
-    capacity: usize,
+    capacity: AtomicUsize,
 }
 
 impl std::fmt::Debug for Store {
@@ -87,8 +87,13 @@ impl Store {
             hasher: RandomState::new(),
             due: Mutex::default(),
             tracked: AtomicUsize::new(0),
-            capacity,
+            capacity: AtomicUsize::new(capacity),
         }
+    }
+
+    /// Changes how many registrations are held at most; those that are there stay.
+    pub fn set_capacity(&self, capacity: usize) {
+        self.capacity.store(capacity, Ordering::Relaxed);
     }
 
     fn shard(&self, phantom: IpAddr) -> &RwLock<Shard> {
@@ -117,7 +122,9 @@ impl Store {
                 known.get().count_copy();
                 return Tracked::Duplicate(Arc::clone(known.get()));
             }
-            Entry::Vacant(_) if self.len() >= self.capacity => return Tracked::Full,
+            Entry::Vacant(_) if self.len() >= self.capacity.load(Ordering::Relaxed) => {
+                return Tracked::Full;
+            }
             Entry::Vacant(place) => Arc::clone(place.insert(Arc::new(registration))),
         };
         *shard.counts.entry(key.0).or_default() += 1;
@@ -163,6 +170,15 @@ impl Store {
         let Some(list) = shard.obfs4.get(&phantom) else { return Vec::new() };
         let first = list.partition_point(|entry| entry.number <= after);
         list[first..].iter().map(|e| (e.number, Arc::clone(&e.registration))).collect()
+    }
+
+    /// All registrations, valid or not.
+    pub fn all(&self) -> Vec<Arc<Registration>> {
+        let mut all = Vec::with_capacity(self.len());
+        for shard in &self.shards {
+            all.extend(shard.read().registrations.values().cloned());
+        }
+        all
     }
 
     /// All valid registrations.

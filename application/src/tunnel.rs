@@ -77,7 +77,7 @@ impl Tunnel {
         proxy.opened(registration.transport.as_str());
         let funnel = &station.pipeline.stats.funnel;
         funnel.connected(registration);
-        let (limits, mode) = (station.stall, station.relay_mode);
+        let (limits, mode) = (station.stall, station.tunnels.load().relay_mode);
         let traffic = &proxy.traffic;
         let ended = |report: &Report| {
             proxy.closed(report.up, report.down);
@@ -117,7 +117,8 @@ impl Tunnel {
 }
 
 async fn dial(covert: SocketAddr, station: &Station) -> Result<TcpStream, ErrorClass> {
-    match timeout(station.dial_timeout, TcpStream::connect(covert)).await {
+    let limit = station.tunnels.load().dial_timeout;
+    match timeout(limit, TcpStream::connect(covert)).await {
         Ok(Ok(stream)) => {
             // The covert may have gone already, which the relay finds out.
             let _ = listener::prepare(&stream);

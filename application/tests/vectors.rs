@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use application::announce::Announcer;
+use application::bound::Bound;
 use application::covert::Resolver;
 use application::intake::Served;
 use application::liveness::{Dialer, LivenessSettings, LivenessTester};
@@ -19,7 +20,6 @@ use arc_swap::ArcSwap;
 use futures_util::StreamExt;
 use telemetry::log::Logger;
 use telemetry::privacy::parse_log_client_ip;
-use tokio::sync::Semaphore;
 use transports::Transport;
 use vectors::{Tally, Value, load};
 
@@ -103,7 +103,11 @@ async fn application_ingest() {
 
     let store = Arc::new(Store::new(10_000));
     let pipeline = Pipeline {
-        served: Served { v4: true, v6: true, transports: Transport::ALL.to_vec() },
+        served: ArcSwap::from_pointee(Served {
+            v4: true,
+            v6: true,
+            transports: Transport::ALL.to_vec(),
+        }),
         policy: ArcSwap::from_pointee(policy(&file, dir.path())),
         announcer: Announcer::new(Arc::clone(&store), [0; 16], 100, &redis.url),
         store,
@@ -118,7 +122,7 @@ async fn application_ingest() {
             Silence,
         ),
         resolver: Hosts,
-        probes: Semaphore::new(10),
+        probes: Bound::new(10),
         stats: Arc::new(Stats::default()),
         log: Logger::new("[REG] "),
         sharer: None,

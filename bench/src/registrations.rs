@@ -48,7 +48,7 @@ impl Ingest {
         }
         let pipeline = Arc::clone(&station.pipeline);
         let (queue, messages) = IngestQueue::new(Arc::clone(&pipeline.stats));
-        runtime.spawn(ingest::distribute(messages, WORKERS, pipeline));
+        runtime.spawn(ingest::distribute(messages, Arc::new(ingest::places(WORKERS)), pipeline));
         drop(inside);
         Ok(Self { runtime, station, queue })
     }

@@ -27,11 +27,16 @@ Usage: detector -c ID [-n N] [-o CPU] [-s CPU] [-z N] [-l SECONDS] -K PATH [-a A
       --checkers N        threads that look for tags (default: one per worker)
       --allow-unpinned    go on when a worker cannot be pinned to its CPU
       --discard           do not open tun devices; packets of sessions are counted only
+      --take-over         take devices and queues from the running detector, which then leaves; see
+                          station upgrade
+      --user USER         become this user (name, or UID:GID) once the devices are open;
+                          otherwise CJ_USER. A detector that stays root has no capability either
       --check-config      read every file, say what is wrong, and exit
+      --health            ask the running detector for its state: 0 when it is ready, else 1
       --help, --version
 
 Environment: CJ_STATION_CONFIG (TOML file with detector_filter_list), LOG_CLIENT_IP,
-PARSE_GRE_OFFSET, CJ_IPC_DIR, CJ_SESSION_SOCKET.
+PARSE_GRE_OFFSET, CJ_IPC_DIR, CJ_SESSION_SOCKET, CJ_USER, CJ_SANDBOX (on, log or off).
 Signals: SIGHUP reads keys and filter list again; SIGTERM and SIGINT stop.
 ";
 
@@ -65,6 +70,10 @@ pub struct Arguments {
     pub allow_unpinned: bool,
     /// Open no tun devices.
     pub discard: bool,
+    /// Take devices and queues from the running detector.
+    pub take_over: bool,
+    /// Become this user.
+    pub user: Option<sandbox::User>,
     /// Only check the configuration.
     pub check_config: bool,
     /// What an operator should hear about this command line.
@@ -86,6 +95,8 @@ impl Default for Arguments {
             checkers: None,
             allow_unpinned: false,
             discard: false,
+            user: None,
+            take_over: false,
             check_config: false,
             notices: Vec::new(),
         }
@@ -239,7 +250,15 @@ fn long_option(arguments: &mut Arguments, words: &mut Words, long: &str) -> Resu
     match (name, &attached) {
         ("check-config", None) => arguments.check_config = true,
         ("allow-unpinned", None) => arguments.allow_unpinned = true,
+        ("take-over", None) => arguments.take_over = true,
         ("discard", None) => arguments.discard = true,
+        ("user", _) => {
+            let text = words.value(&option, attached)?;
+            let user = text.parse().map_err(|error: sandbox::UnknownUser| {
+                UsageError::BadValue { option, found: text, expected: error.to_string() }
+            })?;
+            arguments.user = Some(user);
+        }
         ("checkers", _) => {
             let text = words.value(&option, attached)?;
             arguments.checkers = Some(number(&option, &text, 1..=256)? as usize);

@@ -8,6 +8,7 @@ use crate::outlets::Outlets;
 use crate::source::{Burst, FrameSource, SourceState};
 use crate::worker::{Shared, Worker};
 use parking_lot::Mutex;
+use shm::Packed;
 use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -43,6 +44,21 @@ pub struct Post {
     pub restarts: AtomicU64,
     /// State of its source.
     pub state: Mutex<SourceState>,
+    /// Rises as long as its thread runs.
+    pub beats: AtomicU64,
+    /// Its thread has ended.
+    pub ended: AtomicBool,
+    /// Its queue, once it has ended for a successor.
+    pub packed: Mutex<Option<Packed>>,
+}
+
+impl Post {
+    /// The thread is alive.
+    #[inline]
+    fn beat(&self) {
+        // One writer.
+        self.beats.store(self.beats.load(Relaxed) + 1, Relaxed);
+    }
 }
 
 /// How a worker ended.
@@ -72,6 +88,8 @@ pub struct Recipe {
     pub clock: Clock,
     /// Ends every worker.
     pub stop: Arc<AtomicBool>,
+    /// They end for a successor.
+    pub handing: Arc<AtomicBool>,
 }
 
 impl std::fmt::Debug for Recipe {
@@ -125,6 +143,7 @@ impl Recipe {
             if self.stop.load(Relaxed) {
                 return true;
             }
+            self.post.beat();
             std::thread::sleep(BURST_TIMEOUT);
         }
         self.stop.load(Relaxed)
@@ -146,6 +165,7 @@ impl Recipe {
         let mut next_cleaning = time.last;
         while !self.stop.load(Relaxed) {
             time.fresh = false;
+            self.post.beat();
             let burst = source.burst(BURST_TIMEOUT, &mut |frame, stamp| {
                 worker.packet(frame, time.of(stamp));
             });
@@ -160,6 +180,9 @@ impl Recipe {
             if end {
                 return Ok(End::Exhausted);
             }
+        }
+        if self.handing.load(Relaxed) {
+            *self.post.packed.lock() = source.pack();
         }
         Ok(End::Stopped)
     }
@@ -308,6 +331,9 @@ mod tests {
                 counters,
                 restarts: 0.into(),
                 state: Mutex::default(),
+                beats: 0.into(),
+                ended: false.into(),
+                packed: Mutex::default(),
             }),
             open: Box::new(move || match scripts.lock().pop_front() {
                 Some(script) => Ok(Box::new(Scripted(script.into())) as Box<dyn FrameSource>),
@@ -327,6 +353,7 @@ mod tests {
             tunnel_offset: 0,
             clock: Clock::default(),
             stop: Arc::default(),
+            handing: Arc::default(),
         }
     }
 

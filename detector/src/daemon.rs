@@ -8,27 +8,32 @@ use crate::counters::Counters;
 use crate::crew::{self, End, OpenSource, Post, Recipe};
 use crate::feed::{Feed, Holder};
 use crate::log::{self, Level};
-use crate::outlets::{Discard, Outlets, PacketSink};
+use crate::opening::{Opened, confine};
+use crate::outlets::{Outlets, PacketSink};
 use crate::pending::Pending;
 use crate::replay::Summary;
 use crate::report::{FIFO_DIR, Reporter};
 use crate::sessions::Sessions;
 use crate::settings::{Environment, Settings};
-use crate::source::{self, SourceState};
+use crate::source::{self, FrameSource, SourceState};
 use crate::status::Desk;
+use crate::succession;
 use crate::worker::Shared;
 use arc_swap::ArcSwap;
 use bus::{Publisher, PublisherOptions};
-use capture::tun::{Tun, TunError};
+use handover::{Channel, Host, Inherited};
 use session::watch::{DetectorId, Watch};
+use std::collections::HashMap;
 use std::ffi::OsString;
+use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use telemetry::admin::{self, Identification};
-use telemetry::process::{Exit, Signal, Signals, notify};
+use telemetry::process::{self, Exit, Reloads, Signal, Signals};
 use tokio::sync::{Notify, mpsc};
 
 /// How long readiness waits for the sources of packets.
@@ -39,20 +44,20 @@ const LOOK: Duration = Duration::from_millis(2);
 const FIRST_SNAPSHOT: Duration = Duration::from_millis(500);
 /// How often expired sessions are removed.
 const SWEEP: Duration = Duration::from_millis(100);
-/// A killed predecessor may hold its devices and sockets for this long.
+/// A killed predecessor may hold its sockets for this long.
 const PREDECESSOR: Duration = Duration::from_secs(2);
 /// How long what is published may take to leave at the end.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Why the daemon ends, other than well.
 #[derive(Debug)]
-struct Failure {
+pub(crate) struct Failure {
     exit: Exit,
     text: String,
 }
 
 impl Failure {
-    fn new(exit: Exit, text: impl ToString) -> Self {
+    pub(crate) fn new(exit: Exit, text: impl ToString) -> Self {
         Self { exit, text: text.to_string() }
     }
 }
@@ -83,6 +88,18 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> Exit {
     }
 }
 
+/// Asks the detector that runs with these `words` for its state.
+pub fn health(words: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let words = words.into_iter().filter(|word| word != "--health" && word != "-health");
+    let offset = match arguments::parse(words) {
+        Ok(Request::Run(arguments)) => u32::try_from(arguments.queue_offset).unwrap_or(u32::MAX),
+        // Nothing else is needed to find it.
+        _ => 0,
+    };
+    let path = admin::socket_path(&admin::ipc_dir(), "detector", offset);
+    Exit::of_health("detector", process::health(&path))
+}
+
 fn start(arguments: Arguments) -> Result<(), Failure> {
     let environment = Environment::of_process();
     let settings = Settings::load(&arguments, &environment)
@@ -103,6 +120,19 @@ fn start(arguments: Arguments) -> Result<(), Failure> {
     telemetry::privacy::set_log_client_ip(settings.log_client_ip);
     telemetry::process::raise_nofile_limit();
     announce_keys(&settings);
+    let (mut inherited, predecessor) = if arguments.take_over {
+        let socket = succession::socket(arguments.queue_offset);
+        let taken = handover::take_over("detector", &socket).and_then(|(inherited, channel)| {
+            handover::steps::begin(&channel)?;
+            Ok((inherited, Some(channel)))
+        });
+        taken.map_err(|error| Failure::new(Exit::Unavailable, error))?
+    } else {
+        (Inherited::of_manager(), None)
+    };
+    let opened = Opened::open(&arguments, &mut inherited)?;
+    drop(inherited);
+    confine(&arguments, &settings)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -110,7 +140,10 @@ fn start(arguments: Arguments) -> Result<(), Failure> {
         .map_err(|error| Failure::new(Exit::OsErr, error))?;
     runtime.block_on(async {
         let config_named = environment.config.is_some();
-        Detector::build(arguments, settings, config_named, &cpus).await?.run(cpus).await
+        Detector::build(arguments, settings, config_named, &cpus, opened, predecessor)
+            .await?
+            .run(cpus)
+            .await
     })
 }
 
@@ -170,6 +203,12 @@ struct Detector {
     checkers: Arc<Checkers>,
     pending: Arc<Pending>,
     sinks: Vec<Arc<dyn PacketSink>>,
+    /// The source of the first worker, when it is not a queue.
+    source: Option<Box<dyn FrameSource>>,
+    /// The running detector, when this one is its successor.
+    predecessor: Option<Channel>,
+    /// Devices and sockets for a successor, by name.
+    devices: Vec<(String, OwnedFd)>,
     tunnel_offset: usize,
     clock: Clock,
     stop: Arc<AtomicBool>,
@@ -181,6 +220,8 @@ impl Detector {
         settings: Settings,
         config_named: bool,
         cpus: &[usize],
+        opened: Opened,
+        predecessor: Option<Channel>,
     ) -> Result<Self, Failure> {
         let replay = arguments.recording().is_some();
         let clock = if replay { Clock::Standing } else { Clock::default() };
@@ -188,18 +229,17 @@ impl Detector {
         let pending = Arc::new(Pending::default());
         let bell = Arc::new(Bell::default());
         let queues = arguments.queue_offset..arguments.queue_offset + arguments.workers;
-        let mut sinks: Vec<Arc<dyn PacketSink>> = Vec::new();
-        for queue in queues.clone() {
-            sinks.push(if replay || arguments.discard {
-                Arc::new(Discard)
-            } else {
-                Arc::new(open_tun(&format!("tun{queue}")).await?)
-            });
-        }
+        let Opened { sinks, source, mut devices, publisher: socket } = opened;
         let publisher = match arguments.endpoint() {
-            Some(endpoint) => Some(Arc::new(bind(endpoint).await?)),
+            Some(endpoint) => Some(bind(endpoint, socket, predecessor.is_some()).await?),
             None => None,
         };
+        let publisher = publisher.map(Arc::new);
+        if let Some(publisher) = &publisher {
+            // Out of descriptors: the successor binds it itself.
+            let copy = publisher.listener().try_clone_to_owned();
+            devices.extend(copy.map(|copy| ("zmq".to_owned(), copy)));
+        }
         let post = |(index, queue): (usize, usize)| {
             Arc::new(Post {
                 index,
@@ -208,6 +248,9 @@ impl Detector {
                 counters: Arc::default(),
                 restarts: 0.into(),
                 state: SourceState::default().into(),
+                beats: 0.into(),
+                ended: false.into(),
+                packed: parking_lot::Mutex::default(),
             })
         };
         let posts: Vec<Arc<Post>> = queues.enumerate().map(post).collect();
@@ -247,13 +290,27 @@ impl Detector {
             redis,
             publisher,
             leave: Arc::new(Notify::new()),
+            handing: Arc::default(),
+            reloads: Reloads::default(),
+            channels: settings.channels,
         });
         let stop = Arc::new(AtomicBool::new(false));
         let tunnel_offset = settings.tunnel_offset;
-        Ok(Self { desk, checkers, pending, sinks, tunnel_offset, clock, stop })
+        Ok(Self {
+            desk,
+            checkers,
+            pending,
+            sinks,
+            source,
+            predecessor,
+            devices,
+            tunnel_offset,
+            clock,
+            stop,
+        })
     }
 
-    async fn run(self, cpus: Vec<usize>) -> Result<(), Failure> {
+    async fn run(mut self, cpus: Vec<usize>) -> Result<(), Failure> {
         let mut signals = Signals::install().map_err(|e| Failure::new(Exit::OsErr, e))?;
         let _admin = self.serve_admin();
         let replay = self.desk.arguments.recording().is_some();
@@ -261,12 +318,17 @@ impl Detector {
             let state = self.desk.watch.describe();
             log::plain(format_args!("session channel: {state}"));
         }
+        let mut sources = match self.predecessor.take() {
+            Some(channel) => succession::follow(&self.desk, channel)?,
+            None => HashMap::new(),
+        };
         let started = Instant::now();
         let checkers = self.start_checkers();
         let (ends_in, mut ends) = mpsc::unbounded_channel();
         let mut workers = Vec::new();
         for (post, cpu) in self.desk.posts.iter().zip(cpus) {
-            workers.push(self.start_worker(post, cpu, ends_in.clone())?);
+            let first = self.source.take().or_else(|| sources.remove(&post.queue));
+            workers.push(self.start_worker(post, cpu, first, ends_in.clone())?);
         }
         drop(ends_in);
         let sweeper = tokio::spawn(sweep(Arc::clone(&self.desk.sessions), self.clock));
@@ -274,9 +336,12 @@ impl Detector {
         if !replay {
             self.sources_attached().await;
         }
-        notify("READY=1");
-        let outcome = self.attend(&mut signals, &mut ends).await;
-        notify("STOPPING=1");
+        let guard = tokio::spawn(watch_over(self.desk.posts.clone()));
+        let mut superseded = self.wait_for_successor();
+        process::ready("detecting");
+        let outcome = self.attend(&mut signals, &mut ends, &mut superseded).await;
+        process::stopping();
+        guard.abort();
         eprintln!("PF_RING Tapdance shutting down...");
         self.stop.store(true, Ordering::Relaxed);
         sweeper.abort();
@@ -342,15 +407,11 @@ impl Detector {
         &self,
         post: &Arc<Post>,
         cpu: usize,
+        first: Option<Box<dyn FrameSource>>,
         ends: mpsc::UnboundedSender<(usize, End)>,
     ) -> Result<JoinHandle<()>, Failure> {
         let arguments = &self.desk.arguments;
         let open = opener(arguments, post.queue);
-        // What can never work is an error now, not a worker that fails for ever.
-        let first = match arguments.source {
-            Some(_) => Some(open().map_err(|error| Failure::new(Exit::NoInput, error))?),
-            None => None,
-        };
         let recipe = Recipe {
             post: Arc::clone(post),
             open,
@@ -363,7 +424,9 @@ impl Detector {
             tunnel_offset: self.tunnel_offset,
             clock: self.clock,
             stop: Arc::clone(&self.stop),
+            handing: Arc::clone(&self.desk.handing),
         };
+        let ended = Arc::clone(post);
         let pinned = arguments.recording().is_none();
         let (index, queue, allow) = (post.index, post.queue, arguments.allow_unpinned);
         log::plain(format_args!("Starting process {index}..."));
@@ -382,6 +445,7 @@ impl Detector {
             log::line(queue, Level::Debug, format_args!("gre_offset: {}", recipe.tunnel_offset));
             log::line(queue, Level::Debug, format_args!("Initialized rust core {queue}"));
             let end = recipe.supervise(first);
+            ended.ended.store(true, Ordering::Release);
             eprintln!("PF_RING zero-copy Tapdance child process shut down");
             // The receiver is gone when the daemon leaves for another reason.
             let _ = ends.send((index, end));
@@ -416,7 +480,13 @@ impl Detector {
         &self,
         signals: &mut Signals,
         ends: &mut mpsc::UnboundedReceiver<(usize, End)>,
+        superseded: &mut mpsc::Receiver<std::io::Result<()>>,
     ) -> Result<(), Failure> {
+        let broken = |error| {
+            let text =
+                format_args!("the successor broke off, and the workers have stopped: {error}");
+            Failure::new(Exit::Software, text)
+        };
         loop {
             tokio::select! {
                 signal = signals.next() => match signal {
@@ -424,12 +494,14 @@ impl Detector {
                     Signal::Interrupt | Signal::Terminate => return Ok(()),
                 },
                 () = self.desk.leave.notified() => return Ok(()),
-                end = ends.recv() => match end {
+                Some(given) = superseded.recv() => return given.map_err(broken),
+                end = ends.recv(), if !self.desk.handing.load(Ordering::Relaxed) => match end {
                     Some((index, End::GivenUp)) => {
                         let text = format_args!("worker {index} could not be kept alive");
                         return Err(Failure::new(Exit::Software, text));
                     }
                     Some(_) => {}
+                    None if self.desk.handing.load(Ordering::Relaxed) => {}
                     // All workers have come to the end of their source.
                     None => return Ok(()),
                 },
@@ -437,10 +509,46 @@ impl Detector {
         }
     }
 
+    /// Offers devices and queues to a successor, and the devices to the service manager. What comes out is how
+    /// that went.
+    fn wait_for_successor(&mut self) -> mpsc::Receiver<std::io::Result<()>> {
+        let (tell, told) = mpsc::channel(1);
+        if self.desk.arguments.recording().is_some() {
+            return told;
+        }
+        let devices = std::mem::take(&mut self.devices);
+        handover::store(&devices);
+        let host = match Host::bind(&succession::socket(self.desk.arguments.queue_offset), devices)
+        {
+            Ok(host) => host,
+            Err(error) => {
+                eprintln!("detector: no upgrade without restart: {error}");
+                return told;
+            }
+        };
+        let (desk, stop) = (Arc::clone(&self.desk), Arc::clone(&self.stop));
+        let runtime = tokio::runtime::Handle::current();
+        let wait = move || {
+            let _context = runtime.enter();
+            while let Ok((channel, pid)) = host.wait() {
+                if let Ok(given) = succession::serve(&desk, &stop, channel, pid) {
+                    // The receiver is gone when this process leaves for another reason.
+                    let _ = tell.blocking_send(given);
+                    return;
+                }
+            }
+        };
+        // A process without threads left does not hand over.
+        let _ = std::thread::Builder::new().name("handover".to_owned()).spawn(wait);
+        told
+    }
+
     fn reload(&self) {
-        for result in self.desk.reload_files() {
-            if result.applied {
+        for result in self.desk.reload_now() {
+            if result.applied && result.error.is_empty() {
                 log::plain(format_args!("reloaded {}", result.file));
+            } else if result.applied {
+                log::plain(format_args!("reloaded {}; {}", result.file, result.error));
             } else {
                 eprintln!("detector: {}: kept the old: {}", result.file, result.error);
             }
@@ -473,31 +581,23 @@ impl Detector {
     }
 }
 
-/// Opens the device, waiting a little for a predecessor that was killed to let go of it.
-async fn open_tun(name: &str) -> Result<Tun, Failure> {
-    let end = Instant::now() + PREDECESSOR;
-    loop {
-        match Tun::open(name) {
-            Err(TunError::Busy(_)) if Instant::now() < end => {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            Err(error) => {
-                let exit = match error {
-                    TunError::Control(_) | TunError::Missing(_) => Exit::NoPerm,
-                    _ => Exit::Unavailable,
-                };
-                return Err(Failure::new(exit, error));
-            }
-            Ok(tun) => return Ok(tun),
-        }
-    }
-}
-
-async fn bind(endpoint: &str) -> Result<Publisher, Failure> {
+/// Opens the publishing socket; `inherited` is used when there is one. A successor keeps what it publishes
+/// until the subscribers have come over.
+async fn bind(
+    endpoint: &str,
+    inherited: Option<OwnedFd>,
+    succeeds: bool,
+) -> Result<Publisher, Failure> {
     log::plain(format_args!("binding zmq socket to {endpoint}"));
+    let hold = if succeeds { succession::HELD } else { Duration::ZERO };
+    let options = PublisherOptions { hold, ..PublisherOptions::default() };
+    if let Some(socket) = inherited {
+        return Publisher::adopt(socket, endpoint, options)
+            .map_err(|error| Failure::new(Exit::Unavailable, error));
+    }
     let end = Instant::now() + PREDECESSOR;
     loop {
-        match Publisher::bind(endpoint, PublisherOptions::default()).await {
+        match Publisher::bind(endpoint, options.clone()).await {
             Ok(publisher) => return Ok(publisher),
             Err(bus::BindError::Socket { .. }) if Instant::now() < end => {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -548,6 +648,20 @@ fn opener(arguments: &Arguments, queue: usize) -> Box<OpenSource> {
             Box::new(move || Ok(source::queue(cluster, queue, spin)))
         }
     }
+}
+
+/// Tells the service manager that every worker is alive, as long as that is so.
+async fn watch_over(posts: Vec<Arc<Post>>) {
+    let mut before = vec![0; posts.len()];
+    process::watchdog(move || {
+        let now: Vec<u64> = posts.iter().map(|post| post.beats.load(Ordering::Relaxed)).collect();
+        let alive = now.iter().zip(&before).all(|(now, before)| now != before);
+        if alive {
+            before = now;
+        }
+        alive
+    })
+    .await;
 }
 
 async fn sweep(sessions: Arc<Sessions>, clock: Clock) {

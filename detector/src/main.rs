@@ -4,5 +4,9 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    detector::daemon::main(std::env::args_os().skip(1)).into()
+    let words = || std::env::args_os().skip(1);
+    if telemetry::process::wants_health(words()) {
+        return detector::daemon::health(words());
+    }
+    detector::daemon::main(words()).into()
 }

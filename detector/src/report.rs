@@ -82,7 +82,8 @@ impl Reporter {
 
     /// Writes to the FIFO if there is one that can be trusted; what does not fit is lost.
     fn write_fifo(&self, text: &str) {
-        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // Without a reader it cannot be opened, and then nobody misses the lines.
+        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let Ok(fifo) = rustix::fs::open(&self.fifo, flags, Mode::empty()) else { return };
         let trusted = rustix::fs::fstat(&fifo).is_ok_and(|stat| {
             let owners = [0, rustix::process::geteuid().as_raw()];

@@ -1,7 +1,7 @@
 //! Where a worker's frames come from.
 
-use shm::{Consumer, ConsumerOptions, ConsumerState};
-use std::time::Duration;
+use shm::{Consumer, ConsumerOptions, ConsumerState, Packed};
+use std::time::{Duration, Instant};
 
 /// What a burst brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +30,11 @@ pub trait FrameSource: Send {
 
     /// One word and its reason, for the operator.
     fn state(&self) -> SourceState;
+
+    /// Gives the source away to a successor of this process; `None` for one that cannot be.
+    fn pack(self: Box<Self>) -> Option<Packed> {
+        None
+    }
 }
 
 /// The queue `queue` of `cluster`, which need not exist yet. With `spin` it is looked at for a
@@ -43,13 +48,35 @@ pub fn queue(cluster: u32, queue: usize, spin: bool) -> Box<dyn FrameSource> {
     Box::new(Queue(Consumer::detached(options)))
 }
 
+/// The same queue, as a predecessor gave it away; when that is not possible it is attached anew.
+pub fn unpacked(
+    cluster: u32,
+    queue_number: usize,
+    spin: bool,
+    packed: Packed,
+) -> Box<dyn FrameSource> {
+    let number = u16::try_from(queue_number).unwrap_or(u16::MAX);
+    let mut options = ConsumerOptions::new(telemetry::admin::ipc_dir(), cluster, number);
+    if !spin {
+        options.spin = Duration::ZERO;
+    }
+    match Consumer::unpack(options, packed) {
+        Ok(consumer) => Box::new(Queue(consumer)),
+        Err(error) => {
+            eprintln!("detector: queue {queue_number} is attached anew: {error}");
+            queue(cluster, queue_number, spin)
+        }
+    }
+}
+
 /// Opens the source that `-i` names.
 ///
 /// # Errors
 /// When it does not exist or may not be opened.
 pub fn open(name: &str) -> std::io::Result<Box<dyn FrameSource>> {
     let source = capture::open(name).map_err(std::io::Error::other)?;
-    Ok(Box::new(Captured { source, recording: name.starts_with("pcap:") }))
+    let recording = name.starts_with("pcap:");
+    Ok(Box::new(Captured { source, recording, down: None, next_attempt: Instant::now() }))
 }
 
 /// Whether frames can come.
@@ -94,15 +121,41 @@ impl FrameSource for Queue {
             (ConsumerState::Detached, None) => SourceState::Starting,
         }
     }
+
+    fn pack(self: Box<Self>) -> Option<Packed> {
+        self.0.pack()
+    }
 }
 
 /// Frames of one call: enough to make it cheap, few enough to look at the clock often.
 const BURST: usize = 64;
 
+/// Pause between attempts to go on after an interface went away.
+const RESUME: Duration = Duration::from_millis(500);
+
 /// An interface or a recording that is read without zbalance.
 struct Captured {
     source: Box<dyn capture::Source>,
     recording: bool,
+    /// Why nothing comes at present.
+    down: Option<String>,
+    next_attempt: Instant,
+}
+
+impl Captured {
+    /// Goes on with an interface that is there again; the open socket is used, so it takes no
+    /// privilege.
+    fn resume(&mut self, timeout: Duration) {
+        if Instant::now() < self.next_attempt {
+            std::thread::sleep(timeout);
+            return;
+        }
+        self.next_attempt = Instant::now() + RESUME;
+        match self.source.resume() {
+            Ok(()) => self.down = None,
+            Err(error) => self.down = Some(error.to_string()),
+        }
+    }
 }
 
 impl FrameSource for Captured {
@@ -112,6 +165,10 @@ impl FrameSource for Captured {
         each: &mut dyn FnMut(&[u8], Option<u64>),
     ) -> std::io::Result<Burst> {
         let recording = self.recording;
+        if self.down.is_some() {
+            self.resume(timeout);
+            return Ok(Burst::Frames(0));
+        }
         let mut hand = |frame: capture::Frame<'_>| {
             each(frame.data, recording.then_some(frame.timestamp));
         };
@@ -123,7 +180,11 @@ impl FrameSource for Captured {
                 eprintln!("detector: the recording ends here: {error}");
                 Ok(Burst::Ended)
             }
-            Err(error) => Err(error),
+            Err(error) => {
+                self.down = Some(error.to_string());
+                self.next_attempt = Instant::now() + RESUME;
+                Ok(Burst::Frames(0))
+            }
         }
     }
 
@@ -132,6 +193,9 @@ impl FrameSource for Captured {
     }
 
     fn state(&self) -> SourceState {
-        SourceState::Attached
+        match &self.down {
+            Some(reason) => SourceState::Waiting(reason.clone()),
+            None => SourceState::Attached,
+        }
     }
 }

@@ -14,10 +14,11 @@ use session::watch::Watch;
 use signalling::station::{DetectorStatus, FileResult, WorkerStatus, status_reply::Detail};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 use tag::TagChecker;
 use telemetry::admin::DaemonStatus;
+use telemetry::process::{Reloads, file_result, merge};
 use tokio::sync::Notify;
 
 /// The running detector, as the operator meets it.
@@ -46,6 +47,41 @@ pub struct Desk {
     pub publisher: Option<Arc<Publisher>>,
     /// Tells the daemon to leave.
     pub leave: Arc<Notify>,
+    /// Workers end for a successor.
+    pub handing: Arc<AtomicBool>,
+    /// What became of reloads.
+    pub reloads: Reloads,
+    /// Channels as they were opened.
+    pub channels: Channels,
+}
+
+/// The keys of the configuration that a reload leaves alone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Channels {
+    /// `redis_url`.
+    pub redis_url: Option<String>,
+    /// `session_socket`.
+    pub session_socket: Option<String>,
+}
+
+impl Channels {
+    /// Those of a configuration.
+    pub fn of(detector: &conf::Detector) -> Self {
+        let conf::Detector { redis_url, session_socket, .. } = detector;
+        Self { redis_url: redis_url.clone(), session_socket: session_socket.clone() }
+    }
+
+    /// Keys whose value in `fresh` waits for a restart.
+    fn changed(&self, fresh: &conf::Detector) -> Vec<&'static str> {
+        let fresh = Self::of(fresh);
+        [
+            ("redis_url", self.redis_url != fresh.redis_url),
+            ("session_socket", self.session_socket != fresh.session_socket),
+        ]
+        .into_iter()
+        .filter_map(|(key, differs)| differs.then_some(key))
+        .collect()
+    }
 }
 
 impl std::fmt::Debug for Desk {
@@ -55,20 +91,30 @@ impl std::fmt::Debug for Desk {
 }
 
 impl Desk {
-    /// Reads keys and filter list again; what cannot be read leaves the old in force.
-    pub fn reload_files(&self) -> Vec<FileResult> {
-        let keys = settings::load_keys(&self.arguments);
+    /// Reads keys and filter list again: both take effect, or neither does. Flows and sessions stay.
+    pub fn reload_now(&self) -> Vec<FileResult> {
+        self.reloads.run("detecting", || self.reload_files())
+    }
+
+    fn reload_files(&self) -> Vec<FileResult> {
         let keys_file = self.arguments.keys.clone().unwrap_or_default();
-        let mut results = vec![file_result(&keys_file, keys.as_ref().err())];
-        if let Ok((checker, _)) = keys {
-            self.checker.store(Arc::new(checker));
-        }
+        let keys = settings::load_keys(&self.arguments);
         let config = settings::load_config(&self.config, self.config_named, &mut Vec::new());
-        results.push(file_result(&self.config, config.as_ref().err()));
-        if let Ok(detector) = config {
-            self.filter.store(Arc::new(Filter::new(detector.filter)));
+        match (keys, config) {
+            (Ok((checker, _)), Ok(fresh)) => {
+                self.checker.store(Arc::new(checker));
+                let waiting = self.channels.changed(&fresh);
+                self.filter.store(Arc::new(Filter::new(fresh.filter)));
+                vec![merge(&keys_file, &[]), merge(&self.config, &waiting)]
+            }
+            (keys, config) => [
+                keys.err().map(|error| file_result(&keys_file, Some(&error))),
+                config.err().map(|error| file_result(&self.config, Some(&error))),
+            ]
+            .into_iter()
+            .flatten()
+            .collect(),
         }
-        results
     }
 
     fn state(&self) -> (String, Vec<String>) {
@@ -93,6 +139,7 @@ impl Desk {
                 stats.dropped,
             ));
         }
+        notes.extend(self.reloads.notes());
         let state = if waiting == 0 { "ready" } else { "degraded" };
         (state.to_owned(), notes)
     }
@@ -143,14 +190,6 @@ impl Desk {
     }
 }
 
-fn file_result(file: &std::path::Path, error: Option<&impl ToString>) -> FileResult {
-    FileResult {
-        file: file.display().to_string(),
-        applied: error.is_none(),
-        error: error.map(ToString::to_string).unwrap_or_default(),
-    }
-}
-
 impl telemetry::admin::Daemon for Desk {
     fn status(&self) -> DaemonStatus {
         let (state, notes) = self.state();
@@ -171,7 +210,7 @@ impl telemetry::admin::Daemon for Desk {
     }
 
     async fn reload(&self) -> Vec<FileResult> {
-        self.reload_files()
+        self.reload_now()
     }
 
     /// The detector holds nothing that has to be finished, so it leaves at once.

@@ -20,27 +20,23 @@ use registration::http::{self, Refusal};
 use registration::message::Wrapper;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::buckets::Buckets;
 use crate::connection::{BODY, PacedStream};
 use crate::delivery::accepts_gzip;
+use crate::gate::Gate;
 use crate::log;
 use crate::metrics::Counter;
 use crate::processor::{Processor, Published};
 use crate::seats::{Entry, Seat, Seats};
 use crate::setup::Services;
 use crate::snapshot::Snapshot;
+use crate::stop::Stopped;
 
 /// What answers requests.
 #[derive(Debug)]
 pub struct Api {
     processor: Arc<Processor>,
     services: Services,
-    /// Proxies whose header is believed; `None` for the reference's rule.
-    trusted_proxies: Option<Vec<ipnet::IpNet>>,
-    /// Longest accepted body in bytes.
-    max_body: usize,
-    /// Registrations of one client; `None` for any number.
-    clients: Option<Arc<Buckets>>,
+    gate: Arc<Gate>,
     seats: Arc<Seats>,
 }
 
@@ -50,16 +46,20 @@ impl Api {
         processor: Arc<Processor>,
         registrar: &conf::Registrar,
         services: Services,
-        clients: Option<Arc<Buckets>>,
+        gate: Arc<Gate>,
     ) -> Self {
-        Self {
-            processor,
-            services,
-            trusted_proxies: registrar.trusted_proxies.clone(),
-            max_body: registrar.max_body_bytes,
-            clients,
-            seats: Seats::new(registrar.api_max_connections),
-        }
+        let seats = Seats::new(registrar.api_max_connections);
+        Self { processor, services, gate, seats }
+    }
+
+    /// Connections that are open.
+    pub fn connections(&self) -> usize {
+        self.seats.taken()
+    }
+
+    /// Changes how many connections there may be.
+    pub fn limit_connections(&self, limit: usize) {
+        self.seats.resize(limit);
     }
 }
 
@@ -67,7 +67,7 @@ impl Api {
 ///
 /// # Errors
 /// When the socket cannot be opened.
-pub fn listen(address: Option<IpAddr>, port: u16) -> io::Result<TcpListener> {
+pub fn listen(address: Option<IpAddr>, port: u16) -> io::Result<std::net::TcpListener> {
     use socket2::{Domain, Protocol, Socket, Type};
     let open = |address: SocketAddr| {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
@@ -78,7 +78,7 @@ pub fn listen(address: Option<IpAddr>, port: u16) -> io::Result<TcpListener> {
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         socket.listen(1024)?;
-        TcpListener::from_std(socket.into())
+        Ok(socket.into())
     };
     match address {
         Some(address) => open((address, port).into()),
@@ -92,10 +92,16 @@ pub fn listen(address: Option<IpAddr>, port: u16) -> io::Result<TcpListener> {
     }
 }
 
-/// Serves connections of `listener` until the task is dropped.
-pub async fn serve(api: Arc<Api>, listener: TcpListener) {
+/// Serves connections of `listener` until it is told to stop; those that are open finish what they
+/// began.
+pub async fn serve(api: Arc<Api>, listener: TcpListener, mut stopped: Stopped) {
+    let ending = stopped.clone();
     loop {
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stopped.wait() => return,
+        };
+        match accepted {
             Ok((stream, peer)) => {
                 let metrics = &api.processor.metrics;
                 let seat = match api.seats.enter() {
@@ -110,7 +116,8 @@ pub async fn serve(api: Arc<Api>, listener: TcpListener) {
                     }
                 };
                 let api = Arc::clone(&api);
-                tokio::spawn(async move { connection(&api, stream, peer, &seat).await });
+                let ending = ending.clone();
+                tokio::spawn(async move { connection(&api, stream, peer, &seat, ending).await });
             }
             // Out of descriptors, or the peer left while it waited: the next one may do better.
             Err(_) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
@@ -118,7 +125,13 @@ pub async fn serve(api: Arc<Api>, listener: TcpListener) {
     }
 }
 
-async fn connection(api: &Arc<Api>, stream: TcpStream, peer: SocketAddr, seat: &Seat) {
+async fn connection(
+    api: &Arc<Api>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    seat: &Seat,
+    mut ending: Stopped,
+) {
     // Replies are small and whole; waiting for more bytes would only delay them.
     let _ = stream.set_nodelay(true);
     let pace = &seat.pace;
@@ -135,9 +148,14 @@ async fn connection(api: &Arc<Api>, stream: TcpStream, peer: SocketAddr, seat: &
     let serving = hyper::server::conn::http1::Builder::new()
         .max_buf_size(64 * 1024)
         .serve_connection(io, service);
+    tokio::pin!(serving);
     tokio::select! {
         // An error is the peer's: it broke off, or does not speak HTTP.
-        _ = serving => {}
+        _ = &mut serving => {}
+        () = ending.wait() => {
+            serving.as_mut().graceful_shutdown();
+            let _ = tokio::time::timeout(BODY, serving).await;
+        }
         () = seat.evicted() => {}
         () = pace.expired() => api.processor.metrics.add(Counter::ConnectionsTimedOut),
     }
@@ -216,8 +234,9 @@ impl Api {
         channel: Channel,
     ) -> Result<(IpAddr, Bytes), Refusal> {
         let headers = request.headers();
+        let rules = self.gate.rules();
         let forwarded = headers.get_all("x-forwarded-for").iter().next_back();
-        let client = client(peer, forwarded, self.trusted_proxies.as_deref())?;
+        let client = client(peer, forwarded, rules.trusted_proxies.as_deref())?;
         let declared = headers
             .get(header::CONTENT_LENGTH)
             .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
@@ -234,18 +253,18 @@ impl Api {
                 ],
             );
         }
-        http::check(request.method().as_str(), declared, self.max_body as u64)?;
+        http::check(request.method().as_str(), declared, rules.max_body as u64)?;
         // This host is its own affair: a proxy, a probe, a station that shares registrations.
-        let counted = self.clients.as_ref().filter(|_| !client.is_loopback());
+        let counted = rules.clients.as_ref().filter(|_| !client.is_loopback());
         if counted.is_some_and(|clients| !clients.take(client)) {
             self.processor.metrics.add(Counter::RateLimited);
             return Err(Refusal::Rate);
         }
-        Ok((client, self.body(request).await?))
+        Ok((client, self.body(request, rules.max_body).await?))
     }
 
-    async fn body(&self, request: Request<Incoming>) -> Result<Bytes, Refusal> {
-        let collected = Limited::new(request.into_body(), self.max_body).collect();
+    async fn body(&self, request: Request<Incoming>, max: usize) -> Result<Bytes, Refusal> {
+        let collected = Limited::new(request.into_body(), max).collect();
         match tokio::time::timeout(BODY, collected).await {
             Ok(Ok(body)) => Ok(body.to_bytes()),
             Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Refusal::TooLarge),

@@ -8,7 +8,11 @@ use clap::Parser;
 /// Takes registrations over HTTP, AMP caches, DNS and gRPC, completes them and publishes them to the stations.
 ///
 /// Without --config the path comes from CJ_REGISTRAR_CONFIG. The phantom subnets are read from
-/// PHANTOM_SUBNET_LOCATION. SIGHUP reads ClientConf and phantom subnets again.
+/// PHANTOM_SUBNET_LOCATION. SIGHUP reads configuration, ClientConf, phantom subnets and prefixes again;
+/// sockets and keys stay, and what waits for a restart is named.
+///
+/// Once its sockets are open the process gives up all capabilities and enters its sandbox
+/// (CJ_SANDBOX=on, log or off).
 #[derive(Debug, Clone, Parser)]
 #[command(name = "registrar", version)]
 pub struct Arguments {
@@ -24,6 +28,16 @@ pub struct Arguments {
     /// Serve only DNS.
     #[arg(long)]
     pub dns_only: bool,
+    /// Become this user once the sockets are open (name, or UID:GID), otherwise CJ_USER.
+    #[arg(long, value_name = "USER")]
+    pub user: Option<sandbox::User>,
+    /// Take the sockets of the running registrar, which answers what has begun (CJ_DRAIN_DEADLINE, in seconds,
+    /// by default 3600) and leaves; see station upgrade.
+    #[arg(long)]
+    pub take_over: bool,
+    /// Ask the running registrar for its state: 0 when it is ready, otherwise 1 with the reason.
+    #[arg(long)]
+    pub health: bool,
     /// Read every file, say what is wrong, and exit: 0 when the registrar could start.
     #[arg(long)]
     pub check_config: bool,

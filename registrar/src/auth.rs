@@ -107,7 +107,7 @@ impl Auth {
             Admitted::Listed(registrar.station_pubkeys.iter().copied().collect())
         };
         let observer = registrar.zmq_auth_verbose.then_some(print_decision as fn(&[u8; 32], bool));
-        let server = Arc::new(CurveServer { keys, admitted, observer });
+        let server = Arc::new(CurveServer { keys, admitted: admitted.into(), observer });
         Ok((Some(Self { server, signer: Arc::new(signer) }), remarks))
     }
 
@@ -228,13 +228,13 @@ mod tests {
         assert_eq!(auth.public_z85(), case["z85_public"].as_str().unwrap());
         assert_eq!(auth.signing_public(), case["derived_public"].as_str().unwrap());
         assert_eq!(auth.signer.sign(&message)[..], hex(&signed["signature_derived_seed"]));
-        assert_eq!(auth.server.admitted, Admitted::Listed(Default::default()));
+        assert!(!auth.server.admitted.admits(&[1; 32]));
         assert!(remarks.contains("no station can subscribe"), "{remarks}");
         assert!(auth.server.observer.is_none());
 
         let (auth, _) = load("signing_mode = \"legacy\"\nstation_pubkeys = [\"*\"]\n");
         assert_eq!(auth.signer.sign(&message)[..], hex(&signed["signature_with_genkey_file"]));
-        assert_eq!(auth.server.admitted, Admitted::All);
+        assert!(auth.server.admitted.admits(&[1; 32]));
 
         let own = dir.path().join("sign");
         let (auth, _) = load(&format!("signing_key_path = \"{}\"\n", own.display()));

@@ -52,6 +52,11 @@ impl Buckets {
         Self { rate, start: Instant::now(), hasher: RandomState::new(), shards }
     }
 
+    /// How they fill.
+    pub const fn rate(&self) -> Rate {
+        self.rate
+    }
+
     /// Takes a token for `address`; false when its network has none left.
     pub fn take(&self, address: IpAddr) -> bool {
         self.take_at(address, self.start.elapsed())

@@ -3,33 +3,41 @@
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bus::{Publisher, PublisherOptions};
+use bus::{Admission, Publisher, PublisherOptions};
 use conf::RegistrarLogLevel as Level;
+use handover::{Host, Inherited};
 use parking_lot::Mutex;
+use registration::signing::ResponseSigner;
+use sandbox::Sandbox;
 use signalling::station::{Count, FileResult, RegistrarStatus, status_reply::Detail};
 use telemetry::admin::{self, DaemonStatus, Identification};
 use telemetry::metrics::Exposition;
 use telemetry::privacy;
-use telemetry::process::{self, Exit, Signal, Signals};
+use telemetry::process::{self, Exit, Reloads, Signal, Signals};
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
 
 use crate::api::{self, Api};
 use crate::arguments::Arguments;
-use crate::buckets::{Buckets, Rate};
-use crate::dns::{DnsService, Listeners};
+use crate::dns::DnsService;
+use crate::gate::Gate;
 use crate::grpc::GrpcService;
 use crate::health::Health;
 use crate::log;
 use crate::metrics::Metrics;
 use crate::processor::Processor;
 pub use crate::setup::{Services, Setup, StartError};
-use crate::snapshot::{Files, Rules, Snapshot, SnapshotError};
+use crate::snapshot::{Files, Rules};
+use crate::sockets::{Sockets, ZMQ};
+use crate::stop::Stop;
+use crate::succession;
 
 /// Time given to subscribers to take what is queued when the registrar ends.
 const LINGER: Duration = Duration::from_secs(1);
@@ -73,13 +81,33 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
         return Ok(());
     }
     process::raise_nofile_limit();
+    let (mut inherited, predecessor) = match arguments.take_over {
+        true => {
+            let (inherited, channel) = handover::take_over("registrar", &handover_socket())?;
+            (inherited, Some(channel))
+        }
+        false => (Inherited::of_manager(), None),
+    };
+    if let Some(channel) = &predecessor {
+        handover::steps::begin(channel)?;
+    }
+    let mut sockets = Sockets::open(&setup, &mut inherited)?;
+    sockets.succeeds = predecessor.is_some();
+    drop(inherited);
+    confine(&setup, arguments)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut signals = Signals::install()?;
-        let registrar = Registrar::start(setup, None).await?;
+        let registrar = Registrar::start_on(setup, sockets, None).await?;
         let registrar = Arc::new(registrar);
+        if let Some(channel) = predecessor {
+            succession::follow(&registrar, channel)?;
+        }
         administrate(&registrar);
-        process::notify("READY=1");
+        let mut superseded = registrar.wait_for_successor();
+        process::ready("taking registrations");
+        // Being polled is all that the runtime has to prove.
+        tokio::spawn(process::watchdog(|| true));
         loop {
             tokio::select! {
                 signal = signals.next() => match signal {
@@ -89,11 +117,60 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
                     Signal::Interrupt | Signal::Terminate => break,
                 },
                 () = registrar.drained.notified() => break,
+                Some(left) = superseded.recv() => {
+                    process::status("draining");
+                    *registrar.linger.lock() = left;
+                    break;
+                }
             }
         }
+        process::stopping();
         registrar.end().await;
         Ok(())
     })
+}
+
+/// Where a successor asks for this process's sockets.
+fn handover_socket() -> PathBuf {
+    handover::socket_path(&admin::ipc_dir(), "registrar", 0)
+}
+
+/// Gives up what only opening the sockets took.
+fn confine(setup: &Setup, arguments: &Arguments) -> Result<(), StartError> {
+    // Landlock knows only what exists. What cannot be made is an error with a name further on.
+    let _ = std::fs::create_dir_all(admin::ipc_dir());
+    let Files { client_conf, phantoms, prefixes, .. } = &setup.files;
+    let profile = profile(&setup.path, client_conf, phantoms, prefixes.as_deref())
+        .user(arguments.user.clone());
+    for note in profile.enter()?.notes {
+        log::line(Level::Warning, &note, &[]);
+    }
+    Ok(())
+}
+
+/// The bounds of the registrar: no capability, the folders of its files to read, that of its sockets to
+/// write.
+pub fn profile(
+    path: &Path,
+    client_conf: &Path,
+    phantoms: &Path,
+    prefixes: Option<&Path>,
+) -> Sandbox {
+    let profile = Sandbox::new("registrar")
+        .read_beside(path)
+        .read_beside(client_conf)
+        .read_beside(phantoms)
+        .write(admin::ipc_dir());
+    match prefixes {
+        Some(prefixes) => profile.read_beside(prefixes),
+        None => profile,
+    }
+}
+
+/// Asks the running registrar for its state.
+pub fn health() -> std::process::ExitCode {
+    let path = admin::socket_path(&admin::ipc_dir(), "registrar", 0);
+    Exit::of_health("registrar", process::health(&path))
 }
 
 /// Sets the switch for client addresses; a missing or strange value means no.
@@ -125,9 +202,12 @@ fn identity(configuration: &Path) -> Identification {
 
 /// What remains of a [`Setup`] after the start.
 #[derive(Debug)]
-struct Kept {
-    path: PathBuf,
-    files: Files,
+pub(crate) struct Kept {
+    pub(crate) path: PathBuf,
+    pub(crate) phantoms: PathBuf,
+    pub(crate) registrar: conf::Registrar,
+    pub(crate) admission: Option<Admission>,
+    pub(crate) signer: Option<Arc<ResponseSigner>>,
 }
 
 /// Where a registrar listens; `None` for a service that does not run.
@@ -146,12 +226,19 @@ pub struct Open {
 /// A running registrar.
 #[derive(Debug)]
 pub struct Registrar {
-    setup: Kept,
-    processor: Arc<Processor>,
+    pub(crate) setup: Kept,
+    pub(crate) processor: Arc<Processor>,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) api: Option<Arc<Api>>,
     dns: Option<Arc<DnsService>>,
     open: Open,
+    pub(crate) stop: Stop,
+    grpc: Mutex<Option<JoinHandle<()>>>,
     drained: Notify,
     linger: Mutex<Duration>,
+    pub(crate) reloads: Reloads,
+    /// Copies of the listening sockets, by name.
+    descriptors: Mutex<Vec<(String, OwnedFd)>>,
 }
 
 impl Registrar {
@@ -160,40 +247,59 @@ impl Registrar {
     /// # Errors
     /// [`StartError`] when a socket cannot be opened.
     pub async fn start(setup: Setup, rules: Option<Rules>) -> Result<Self, StartError> {
+        let sockets = Sockets::open(&setup, &mut Inherited::default())?;
+        Self::start_on(setup, sockets, rules).await
+    }
+
+    /// Starts serving on `sockets`. `rules` replaces those of the configuration.
+    ///
+    /// # Errors
+    /// [`StartError`] when a socket cannot be used.
+    pub async fn start_on(
+        setup: Setup,
+        sockets: Sockets,
+        rules: Option<Rules>,
+    ) -> Result<Self, StartError> {
         let Setup { path, registrar, files, snapshot, auth, responder, grpc_tls, services } = setup;
         let endpoint = format!("tcp://{}:{}", registrar.zmq_bind_addr, registrar.zmq_port);
         let options = PublisherOptions {
             curve: auth.as_ref().map(|auth| Arc::clone(&auth.server)),
+            hold: if sockets.succeeds { succession::HELD } else { Duration::ZERO },
             ..PublisherOptions::default()
         };
-        let publisher = Publisher::bind(&endpoint, options).await?;
+        let mut descriptors = sockets.copies()?;
+        let publisher = match sockets.zmq {
+            Some(descriptor) => Publisher::adopt(descriptor, &endpoint, options)?,
+            None => Publisher::bind(&endpoint, options).await?,
+        };
+        descriptors.push((ZMQ.to_owned(), publisher.listener().try_clone_to_owned()?));
         let mut rules = rules.unwrap_or_else(|| Rules::new(&registrar));
         rules.signer = auth.as_ref().map(|auth| Arc::clone(&auth.signer));
         let processor = Arc::new(Processor {
             snapshot: ArcSwap::from_pointee(snapshot),
-            rules,
+            rules: ArcSwap::from_pointee(rules),
             publisher: Arc::new(publisher),
             metrics: Metrics::default(),
         });
-        let clients =
-            (registrar.client_rate > 0).then(|| Arc::new(Buckets::new(client_rate(&registrar))));
-        let mut open = Open::default();
-        if services.api || services.amp {
-            let listener = api::listen(registrar.api_bind_addr, registrar.api_port)
-                .map_err(|source| StartError::Listen { port: registrar.api_port, source })?;
+        let (gate, stop) = (Arc::new(Gate::new(&registrar)), Stop::default());
+        let (mut open, mut api, mut grpc) = (Open::default(), None, None);
+        if let Some(listener) = sockets.api {
             open.api = Some(listener.local_addr()?);
-            let api = Api::new(Arc::clone(&processor), &registrar, services, clients.clone());
-            tokio::spawn(api::serve(Arc::new(api), listener));
+            let listener = TcpListener::from_std(listener)?;
+            let serving = Api::new(Arc::clone(&processor), &registrar, services, Arc::clone(&gate));
+            let serving = Arc::new(serving);
+            tokio::spawn(api::serve(Arc::clone(&serving), listener, stop.watch()));
+            api = Some(serving);
         }
-        if let Some(address) = registrar.grpc_listen_addr.filter(|_| services.api) {
-            let listener = listen("grpc_listen_addr", address)?;
+        if let Some(listener) = sockets.grpc {
             open.grpc = Some(listener.local_addr()?);
-            let service = GrpcService::new(Arc::clone(&processor), &registrar, clients, grpc_tls);
-            tokio::spawn(service.serve(listener));
+            let listener = TcpListener::from_std(listener)?;
+            let (processor, gate) = (Arc::clone(&processor), Arc::clone(&gate));
+            let service = GrpcService::new(processor, &registrar, gate, grpc_tls);
+            grpc = Some(tokio::spawn(service.serve(listener, stop.watch())));
         }
         let mut dns = None;
-        if let Some(responder) = responder {
-            let listeners = Listeners::open(&registrar.dns_listen_addr)?;
+        if let Some((responder, listeners)) = responder.zip(sockets.dns) {
             open.dns = listeners.address();
             let pending = registrar.dns_max_pending;
             let service = Arc::new(DnsService::new(Arc::clone(&processor), responder, pending));
@@ -201,14 +307,14 @@ impl Registrar {
                 0 => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
                 workers => workers,
             };
-            service.serve(listeners, workers);
+            service.serve(listeners, workers, &stop.watch())?;
             dns = Some(service);
         }
-        if let Some(address) = registrar.admin_listen_addr {
-            let listener = listen("admin_listen_addr", address)?;
+        if let Some(listener) = sockets.admin {
             open.admin = Some(listener.local_addr()?);
+            let listener = TcpListener::from_std(listener)?;
             let (processor, dns) = (Arc::clone(&processor), dns.clone());
-            let status = move || describe(&processor, dns.as_deref());
+            let status = move || describe(&processor, dns.as_deref(), Vec::new());
             let exposition = Exposition::new(identity(&path), status)?;
             tokio::spawn(Health { exposition }.serve(listener));
         }
@@ -235,12 +341,24 @@ impl Registrar {
             auth.announce();
         }
         Ok(Self {
-            setup: Kept { path, files },
+            setup: Kept {
+                path,
+                phantoms: files.phantoms,
+                admission: auth.as_ref().map(|auth| auth.server.admitted.clone()),
+                signer: auth.map(|auth| auth.signer),
+                registrar,
+            },
             processor,
+            gate,
+            api,
             dns,
             open,
+            stop,
+            grpc: Mutex::new(grpc),
             drained: Notify::new(),
             linger: Mutex::new(LINGER),
+            reloads: Reloads::default(),
+            descriptors: Mutex::new(descriptors),
         })
     }
 
@@ -259,82 +377,52 @@ impl Registrar {
         &self.processor
     }
 
-    /// Reads the configuration, ClientConf and phantom subnets again. All of it takes effect, or
-    /// nothing does; one result per file.
-    pub fn reload(&self) -> Vec<FileResult> {
-        let result = |file: &Path, error: Option<String>| FileResult {
-            file: file.display().to_string(),
-            applied: error.is_none(),
-            error: error.unwrap_or_default(),
+    /// Offers the sockets to a successor and to the service manager. What comes out is the time that a
+    /// successor left to this process.
+    fn wait_for_successor(self: &Arc<Self>) -> mpsc::Receiver<Duration> {
+        let (tell, told) = mpsc::channel(1);
+        let descriptors = std::mem::take(&mut *self.descriptors.lock());
+        handover::store(&descriptors);
+        let host = match Host::bind(&handover_socket(), descriptors) {
+            Ok(host) => host,
+            Err(error) => {
+                let message = format!("no upgrade without restart: {error}");
+                log::line(Level::Warning, &message, &[]);
+                return told;
+            }
         };
-        let (path, files) = (&self.setup.path, &self.setup.files);
-        let loaded = conf::Registrar::load(path).map_err(|e| (path.clone(), e.to_string()));
-        let loaded = loaded.and_then(|registrar| {
-            let files = Files::new(&registrar.value, &files.phantoms);
-            Snapshot::load(&files).map_err(|e| {
-                let file = match &e {
-                    SnapshotError::Phantoms { path, .. }
-                    | SnapshotError::ClientConf { path, .. }
-                    | SnapshotError::Prefixes { path, .. }
-                    | SnapshotError::Decode { path, .. } => path.clone(),
-                };
-                (file, e.to_string())
-            })
-        });
-        match loaded {
-            Ok((snapshot, remarks)) => {
-                for remark in remarks {
-                    log::line(Level::Warning, &remark, &[]);
+        let (registrar, runtime) = (Arc::clone(self), tokio::runtime::Handle::current());
+        let wait = move || {
+            let _context = runtime.enter();
+            while let Ok((channel, pid)) = host.wait() {
+                if let Ok(left) = succession::serve(&registrar, channel, pid) {
+                    // The receiver is gone when this process leaves for another reason.
+                    let _ = tell.blocking_send(left);
+                    return;
                 }
-                log::line(
-                    Level::Info,
-                    "reloaded",
-                    &[
-                        ("generation", &snapshot.generation),
-                        ("phantom_generations", &snapshot.generations()),
-                    ],
-                );
-                self.processor.snapshot.store(Arc::new(snapshot));
-                vec![
-                    result(path, None),
-                    result(&files.client_conf, None),
-                    result(&files.phantoms, None),
-                ]
             }
-            Err((file, error)) => {
-                let message = if file == files.phantoms {
-                    format!("failed to reload phantom subnets - aborting reload: {error}")
-                } else {
-                    format!("error occurred while reloading config -- aborting reload: {error}")
-                };
-                log::line(Level::Error, &message, &[]);
-                vec![result(&file, Some(error))]
-            }
-        }
+        };
+        // A process without threads left does not hand over.
+        let _ = std::thread::Builder::new().name("handover".to_owned()).spawn(wait);
+        told
     }
 
-    /// Gives subscribers a moment to take what is queued.
+    /// Takes no more work, finishes what has begun, and gives subscribers a moment to take what is queued.
     async fn end(&self) {
-        let waiting = || self.processor.publisher.peers().iter().any(|peer| peer.queued > 0);
+        self.stop.stop();
+        self.processor.publisher.stop_accepting();
         let deadline = tokio::time::Instant::now() + *self.linger.lock();
-        while waiting() && tokio::time::Instant::now() < deadline {
+        let grpc = self.grpc.lock().take();
+        if let Some(grpc) = grpc {
+            // What a call leaves unfinished by then is cut with the process.
+            let _ = tokio::time::timeout_at(deadline, grpc).await;
+        }
+        let working = || self.api.as_ref().is_some_and(|api| api.connections() > 0);
+        let queued = || self.processor.publisher.peers().iter().any(|peer| peer.queued > 0);
+        while (working() || queued()) && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
-}
-
-fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    api::listen(Some(address.ip()), address.port()).map_err(|source| StartError::Address {
-        key,
-        address,
-        source,
-    })
-}
-
-/// Registrations of one client, which is an IPv4 address or an IPv6 network of 64 bits.
-const fn client_rate(registrar: &conf::Registrar) -> Rate {
-    let (per_second, burst) = (registrar.client_rate, registrar.client_burst);
-    Rate { per_second, burst, v4: 32, v6: 64 }
 }
 
 async fn print_metrics(processor: Arc<Processor>, interval: Duration) {
@@ -347,7 +435,7 @@ async fn print_metrics(processor: Arc<Processor>, interval: Duration) {
 }
 
 /// What the registrar tells of itself.
-fn describe(processor: &Processor, dns: Option<&DnsService>) -> DaemonStatus {
+fn describe(processor: &Processor, dns: Option<&DnsService>, reloads: Vec<String>) -> DaemonStatus {
     let publisher = &processor.publisher;
     let stats = publisher.stats();
     let mut notes: Vec<String> = publisher
@@ -373,6 +461,7 @@ fn describe(processor: &Processor, dns: Option<&DnsService>) -> DaemonStatus {
         let pending = dns.pending();
         notes.push(format!("dns: {pending} registrations in progress or kept for retries"));
     }
+    notes.extend(reloads);
     let counts = processor.metrics.counts();
     let requests = counts.into_iter().map(|(name, value)| Count { name: name.to_owned(), value });
     DaemonStatus {
@@ -392,7 +481,7 @@ fn describe(processor: &Processor, dns: Option<&DnsService>) -> DaemonStatus {
 
 impl admin::Daemon for Registrar {
     fn status(&self) -> DaemonStatus {
-        describe(&self.processor, self.dns.as_deref())
+        describe(&self.processor, self.dns.as_deref(), self.reloads.notes())
     }
 
     async fn reload(&self) -> Vec<FileResult> {

@@ -4,5 +4,8 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if telemetry::process::wants_health(std::env::args_os()) {
+        return registrar::daemon::health();
+    }
     registrar::daemon::main(registrar::arguments::Arguments::of_process()).into()
 }

@@ -20,8 +20,8 @@ use crate::snapshot::{Rules, Snapshot};
 pub struct Processor {
     /// What requests are answered from; replaced on reload.
     pub snapshot: ArcSwap<Snapshot>,
-    /// Rules that hold from start to end.
-    pub rules: Rules,
+    /// Rules of the configuration; replaced on reload.
+    pub rules: ArcSwap<Rules>,
     /// Where accepted registrations go.
     pub publisher: Arc<Publisher>,
     /// Counters.
@@ -60,7 +60,8 @@ impl Processor {
         let debug = log::enabled(Level::Debug);
         let id = debug.then(|| secret_prefix(wrapper.secret()));
         let rng = &mut rand::rng();
-        let result = pipeline::process(wrapper, channel, address, &snapshot, &self.rules, rng);
+        let rules = self.rules.load();
+        let result = pipeline::process(wrapper, channel, address, &snapshot, &rules, rng);
         let accepted = match result {
             Ok(accepted) => accepted,
             Err(refusal) => {
@@ -83,7 +84,8 @@ impl Processor {
 
     /// Whether the peer at `address`, of 16 bytes, may claim what only stations can know.
     fn is_sharer(&self, address: Option<&[u8]>) -> bool {
-        let Some(sharers) = &self.rules.sharers else { return true };
+        let rules = self.rules.load();
+        let Some(sharers) = &rules.sharers else { return true };
         let address = address.and_then(|bytes| <[u8; 16]>::try_from(bytes).ok());
         let address = address.map(|bytes| IpAddr::from(bytes).to_canonical());
         address.is_some_and(|address| sharers.iter().any(|net| net.contains(&address)))

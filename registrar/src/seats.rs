@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -13,7 +13,7 @@ use crate::connection::Pace;
 /// The places of one listener.
 #[derive(Debug)]
 pub(crate) struct Seats {
-    limit: usize,
+    limit: AtomicUsize,
     next: AtomicU64,
     /// By age.
     taken: Mutex<BTreeMap<u64, (Pace, Arc<Notify>)>>,
@@ -43,7 +43,17 @@ pub(crate) enum Entry {
 impl Seats {
     pub(crate) fn new(limit: usize) -> Arc<Self> {
         let taken = Mutex::new(BTreeMap::new());
-        Arc::new(Self { limit, next: AtomicU64::new(0), taken })
+        Arc::new(Self { limit: AtomicUsize::new(limit), next: AtomicU64::new(0), taken })
+    }
+
+    /// Changes the number of places; who has one keeps it.
+    pub(crate) fn resize(&self, limit: usize) {
+        self.limit.store(limit, Relaxed);
+    }
+
+    /// Places that are taken.
+    pub(crate) fn taken(&self) -> usize {
+        self.taken.lock().len()
     }
 
     /// Takes a place.
@@ -57,7 +67,7 @@ impl Seats {
         };
         let mut taken = self.taken.lock();
         let mut evicting = false;
-        if taken.len() >= self.limit {
+        if taken.len() >= self.limit.load(Relaxed) {
             let idle = taken.iter().find(|(_, (pace, _))| !pace.is_busy()).map(|(n, _)| *n);
             let Some((_, evicted)) = idle.and_then(|number| taken.remove(&number)) else {
                 // The seat's drop takes this lock.

@@ -94,7 +94,7 @@ pub enum StartError {
     #[error(transparent)]
     GrpcTls(#[from] TlsError),
     /// A socket with an address of its own cannot be opened.
-    #[error("{key}: cannot listen on {address}: {source}")]
+    #[error("{key}: cannot listen on {address}: {source}{}", remedy(.source))]
     Address {
         /// Configuration key.
         key: &'static str,
@@ -104,13 +104,19 @@ pub enum StartError {
         source: io::Error,
     },
     /// The HTTP socket cannot be opened.
-    #[error("cannot listen on port {port} (api_port): {source}")]
+    #[error("cannot listen on port {port} (api_port): {source}{}", remedy(.source))]
     Listen {
         /// Configured port.
         port: u16,
         /// Why.
         source: io::Error,
     },
+    /// There is nobody to take over from.
+    #[error(transparent)]
+    Handover(#[from] handover::HandoverError),
+    /// The process cannot be confined.
+    #[error(transparent)]
+    Sandbox(#[from] sandbox::SandboxError),
     /// The operating system refuses something every process has.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
@@ -118,8 +124,16 @@ pub enum StartError {
 
 impl StartError {
     /// Exit code of a registrar that ends with this error.
-    pub const fn exit(&self) -> Exit {
+    pub fn exit(&self) -> Exit {
+        let denied = |source: &io::Error| source.kind() == io::ErrorKind::PermissionDenied;
         match self {
+            Self::Address { source, .. } | Self::Listen { source, .. } if denied(source) => {
+                Exit::NoPerm
+            }
+            Self::Dns(ListenError::Socket { source, .. }) if denied(source) => Exit::NoPerm,
+            Self::Sandbox(error) if error.is_configuration() => Exit::Config,
+            Self::Sandbox(_) => Exit::NoPerm,
+            Self::Handover(_) => Exit::Unavailable,
             Self::NoPath => Exit::Usage,
             Self::Configuration(_)
             | Self::Snapshot(_)
@@ -133,6 +147,17 @@ impl StartError {
             }
             Self::System(_) => Exit::OsErr,
         }
+    }
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "; stop the other process that listens there",
+        io::ErrorKind::PermissionDenied => {
+            "; ports below 1024 need CAP_NET_BIND_SERVICE: AmbientCapabilities= of the unit, cap_add of \
+             the container, or setcap cap_net_bind_service+ep on the program"
+        }
+        _ => "",
     }
 }
 

@@ -25,7 +25,7 @@ pub struct Snapshot {
     pub prefixes: PrefixTable,
 }
 
-/// Rules that hold from start to end.
+/// Rules of one configuration.
 #[derive(Debug, Clone)]
 pub struct Rules {
     /// Transports that registrations may ask for.

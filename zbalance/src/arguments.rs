@@ -18,13 +18,17 @@ use crate::foreign::Foreign;
 /// /run/conjure) once a second.
 ///
 /// Options may stand in a file, one on a line (-o=VALUE or -o VALUE, # for comments): zbalance FILE,
-/// or without any argument /etc/cluster/cluster.conf.
+/// or without any argument /etc/cluster/cluster.conf. SIGHUP and SIGUSR1 read that file again: -x, -p,
+/// -v and -z take effect, what needs a restart is named.
+///
+/// Once the sources are open the balancer gives up all capabilities and enters its sandbox
+/// (CJ_SANDBOX=on, log or off).
 #[derive(Debug, Clone, Parser)]
 #[command(
     name = "zbalance",
     version,
     after_help = "Options of the reference that do nothing here: -b -J -Q -R -S -u -w. Refused, with \
-                  the reason: -A -C -D -E -f -G -M -O -r -T -X -Y -Z."
+                  the reason: -A -C -E -f -G -M -O -r -T -X -Y -Z."
 )]
 pub struct Arguments {
     /// Sources, separated by commas: INTERFACE, afp:INTERFACE or pcap:FILE; zc: before one is ignored.
@@ -86,9 +90,23 @@ pub struct Arguments {
     /// Seconds to wait before the first packet is read, at most 10.
     #[arg(short = 'W', long, value_name = "SECONDS", default_value_t = 0)]
     pub wait: u64,
+    /// Become this user once the sources are open (name, or UID:GID), otherwise CJ_USER; a balancer that
+    /// stays root keeps no capability either.
+    #[arg(short = 'D', long, value_name = "USER")]
+    pub user: Option<sandbox::User>,
     /// Open the sources, say what is wrong, and exit: 0 when the balancer could start.
     #[arg(long)]
     pub check_config: bool,
+    /// Take sockets and consumers from the running balancer of the cluster, which then leaves; see station
+    /// upgrade.
+    #[arg(long)]
+    pub take_over: bool,
+    /// Ask the running balancer for its state: 0 when it is ready, otherwise 1 with the reason.
+    #[arg(long)]
+    pub health: bool,
+    /// The file that these options stand in.
+    #[arg(skip)]
+    pub file: Option<PathBuf>,
     /// What only the reference has.
     #[command(flatten)]
     pub foreign: Foreign,
@@ -157,7 +175,11 @@ impl Arguments {
         Self::of_file(&file).map_err(Unusable::File)
     }
 
-    fn of_file(path: &Path) -> Result<Self, String> {
+    /// Arguments from the options in the file at `path`.
+    ///
+    /// # Errors
+    /// What is wrong, with file and line.
+    pub fn of_file(path: &Path) -> Result<Self, String> {
         let file = OptionFile::read(path).map_err(|error| error.to_string())?;
         let words = std::iter::once("zbalance").chain(file.words());
         let arguments = Self::try_parse_from(words).map_err(|error| {
@@ -170,7 +192,7 @@ impl Arguments {
             Some((option, reason)) => {
                 Err(file.error(&[option.to_owned()], reason.into()).to_string())
             }
-            None => Ok(arguments),
+            None => Ok(Self { file: Some(path.to_owned()), ..arguments }),
         }
     }
 
@@ -216,11 +238,12 @@ mod tests {
         let a =
             of_file("# cluster\n-i=afp:tap0,eth1\n-c 98\n-n=4,4\n-m \"1\"\n-g=3\n-z\n").unwrap();
         let b = parse("zbalance -i afp:tap0,eth1 -c 98 -n 4,4 -m 1 -g 3 -z").unwrap();
+        let b = Arguments { file: a.file.clone(), ..b };
         assert_eq!(format!("{a:?}"), format!("{b:?}"));
         for (text, expected) in [
             ("-i=x\n-n=0\n", "cluster.conf:2: invalid value '0'"),
             ("-i=x\n-n=4\n-k\n", "cluster.conf:3: unexpected argument '-k'"),
-            ("-i=x\n-n=4\n-D=nobody\n", "cluster.conf:3: the balancer does not change its user"),
+            ("-i=x\n-n=4\n-D=no-such-user\n", "cluster.conf:3: invalid value 'no-such-user'"),
             ("-n=4\n", "cluster.conf: the following required arguments"),
             ("-i=x\n-n=4\n-x=4095\n", "cluster.conf:3: invalid value '4095'"),
         ] {
@@ -247,7 +270,6 @@ mod tests {
             assert!(arguments.foreign.refusal().is_none());
         }
         for line in [
-            "-D nobody",
             "-f /tmp/bpf",
             "-X",
             "-r 1:eth0",

@@ -4,26 +4,33 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
+use capture::Source;
 use packet::hash::SymmetricHash;
 use parking_lot::Mutex;
+use sandbox::Sandbox;
 use shm::{Event, QueueStatus, Server, ServerError, ServerOptions};
 use signalling::station::{
     FileResult, InterfaceStatus, QueueStatus as QueueMessage, ZbalanceStatus, status_reply::Detail,
 };
 use telemetry::admin::{self, DaemonStatus, Identification};
-use telemetry::process::{self, Exit, Signal, Signals};
+use telemetry::process::{self, Exit, Reloads, Signal, Signals};
 
 use crate::arguments::Arguments;
 use crate::format::{Details, Snapshot, count, rate};
-use crate::ingest::{Counters, Ingest, VlanFilter};
+use crate::ingest::{Counters, Ingest};
+use crate::live::{self, Live};
+use crate::succession::{self, Gathering, Predecessor, Wish};
 use crate::terminal::{self, READY};
 
 /// Longest wait on the control socket.
 const POLL: Duration = Duration::from_millis(50);
 /// Time that consumers have to read what is queued at the end.
 const DRAIN: Duration = Duration::from_millis(200);
+/// The same when they go on with a successor.
+const GIVEN: Duration = Duration::from_secs(2);
 /// Time that consumers have to attach before a capture file is played.
 const ATTACH: Duration = Duration::from_secs(10);
 
@@ -67,6 +74,12 @@ pub enum StartError {
         /// Why.
         cause: io::Error,
     },
+    /// There is nobody to take over from.
+    #[error(transparent)]
+    Handover(#[from] handover::HandoverError),
+    /// The process cannot be confined.
+    #[error(transparent)]
+    Sandbox(#[from] sandbox::SandboxError),
     /// The operating system refuses something every process has.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
@@ -76,6 +89,9 @@ impl StartError {
     const fn exit(&self) -> Exit {
         match self {
             Self::Source(capture::OpenError::Permission { .. }) => Exit::NoPerm,
+            Self::Handover(_) => Exit::Unavailable,
+            Self::Sandbox(error) if error.is_configuration() => Exit::Config,
+            Self::Sandbox(_) => Exit::NoPerm,
             Self::Source(capture::OpenError::Name(_)) => Exit::Usage,
             Self::Source(_) => Exit::Unavailable,
             Self::Queues(ServerError::InUse { .. }) => Exit::Unavailable,
@@ -114,27 +130,30 @@ pub fn main(mut arguments: Arguments) -> Exit {
 }
 
 fn run(arguments: &Arguments) -> Result<(), StartError> {
-    let sources = arguments
-        .interfaces
-        .iter()
-        .map(|name| Ok((name.clone(), capture::open(name)?)))
-        .collect::<Result<Vec<_>, capture::OpenError>>()?;
+    let mut predecessor = match arguments.take_over && !arguments.check_config {
+        true => Some(Predecessor::meet(arguments.cluster, &arguments.interfaces)?),
+        false => None,
+    };
+    let mut sources = open_sources(arguments, predecessor.as_ref())?;
     let online = online();
     check_cores(arguments, online)?;
     if arguments.check_config {
         println!("zbalance: {} source(s) open, configuration good", sources.len());
         return Ok(());
     }
+    confine(arguments)?;
+    let mut handing = Handing::default();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let stop = Arc::new(AtomicBool::new(false));
-    runtime.spawn(obey(runtime.block_on(async { Signals::install() })?, Arc::clone(&stop)));
+    let signals = runtime.block_on(async { Signals::install() })?.user1_reloads();
 
     let mut options =
         ServerOptions::new(admin::ipc_dir(), arguments.cluster, arguments.queues.clone());
     options.slots = arguments.slots.next_power_of_two();
     options.producers = u32::try_from(sources.len()).unwrap_or(u32::MAX);
-    let (server, producers) = Server::bind(options, rand::random())?;
+    let claim = predecessor.as_mut().and_then(Predecessor::take_claim);
+    let (server, producers) = Server::succeed(options, rand::random(), claim)?;
     // Now the cluster is this process's, and so are its files.
     let log = match &arguments.log {
         Some(path) => Some(
@@ -150,12 +169,16 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
     let balancer = Arc::new(Balancer {
         sets: arguments.queues.clone(),
         cluster: arguments.cluster,
-        per_queue: arguments.per_queue,
         start: Instant::now(),
         sources: sources.iter().map(|(name, _)| (name.clone(), Counters::default())).collect(),
         latest: Mutex::default(),
         stop: Arc::clone(&stop),
+        live: Live::new(arguments),
+        reloads: Reloads::default(),
+        beats: AtomicU64::new(0),
     });
+    runtime.spawn(obey(signals, Arc::clone(&balancer)));
+    runtime.spawn(watch_over(Arc::clone(&balancer)));
     {
         let _runtime = runtime.enter();
         let path = admin::socket_path(&admin::ipc_dir(), "zbalance", 0);
@@ -174,6 +197,29 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
     let hash = SymmetricHash::new(rand::random());
     let go = Arc::new(AtomicBool::new(false));
     let mut threads = Vec::new();
+    if let Some(predecessor) = predecessor {
+        let (mut handed, consumers) = predecessor.finish()?;
+        for (name, source) in sources.iter_mut().filter(|(_, source)| source.is_none()) {
+            *source = Some(match handed.remove(name) {
+                Some(handed) => capture::take_over(name, handed)?,
+                None => capture::open(name)?,
+            });
+        }
+        handing.gathering = Some(Gathering::new(consumers));
+    }
+    let sources: Vec<(String, Box<dyn Source>)> =
+        sources.into_iter().filter_map(|(name, source)| Some((name, source?))).collect();
+    let sockets = sources.iter().filter_map(|(name, source)| {
+        // Out of descriptors: the successor opens the source itself.
+        Some((name.clone(), source.descriptor()?.try_clone_to_owned().ok()?))
+    });
+    let waiting = server
+        .claim()
+        .and_then(|claim| succession::wait(arguments.cluster, claim, sockets.collect()));
+    match waiting {
+        Ok(wishes) => handing.wishes = Some(wishes),
+        Err(error) => eprintln!("zbalance: WARNING: no upgrade without restart: {error}"),
+    }
     for (index, ((name, source), producer)) in sources.into_iter().zip(producers).enumerate() {
         let ingest = Ingest {
             name,
@@ -183,11 +229,12 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
             mode: arguments.mode,
             sets: arguments.queues.clone(),
             hash,
-            vlans: VlanFilter::new(&arguments.vlans),
+            vlans: Arc::clone(&balancer.live.vlans),
             active: arguments.active,
         };
         let core = arguments.core(index, online);
         let (balancer, stop, go) = (Arc::clone(&balancer), Arc::clone(&stop), Arc::clone(&go));
+        let given = Arc::clone(&handing.given);
         let thread = std::thread::Builder::new().name(format!("ingest-{index}"));
         threads.push(thread.spawn(move || {
             if let Err(error) = pin(core) {
@@ -195,14 +242,17 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
                 eprintln!("zbalance: WARNING: {}: no longer bound: {error}", ingest.name);
             }
             let mut ingest = ingest;
+            let name = ingest.name.clone();
             while !go.load(Ordering::Acquire) && !stop.load(Ordering::Relaxed) {
                 ingest.producer.tick();
+                balancer.sources[index].1.beat();
                 std::thread::sleep(Duration::from_millis(5));
             }
-            ingest.run(&balancer.sources[index].1, &stop);
+            let handed = ingest.run(&balancer.sources[index].1, &stop, &given);
+            handed.map(|handed| (name, handed.position))
         })?);
     }
-    process::notify("READY=1");
+    process::ready("capturing");
     let ready = format!("{READY}, cluster {}, mode {}", arguments.cluster, arguments.mode);
     println!("{ready}");
     // What could go wrong with the start was said where it was started.
@@ -214,20 +264,130 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
     if log.is_some() {
         println!("{ready}");
     }
-    let server = serve(server, arguments, &balancer, &go, &stop);
+    let server = serve(server, arguments, &balancer, &go, &mut handing);
     stop.store(true, Ordering::Relaxed);
     for thread in threads {
         // A thread that panicked has said so; the others still have to end.
-        let _ = thread.join();
+        if let (Ok(Some(position)), Some(positions)) = (thread.join(), &handing.positions) {
+            // The successor is gone: then nobody goes on.
+            let _ = positions.send(position);
+        }
     }
-    finish(server, arguments, &balancer);
+    let is_given = handing.positions.take().is_some();
+    finish(server, arguments, &balancer, is_given);
     Ok(())
 }
 
-/// Turns signals into the end of the process. SIGHUP changes nothing: there is nothing to reload.
-async fn obey(mut signals: Signals, stop: Arc<AtomicBool>) {
-    while signals.next().await == Signal::Reload {}
-    stop.store(true, Ordering::Relaxed);
+/// The sources of the command line; those of a predecessor come when it stops.
+type Sources = Vec<(String, Option<Box<dyn Source>>)>;
+
+fn open_sources(
+    arguments: &Arguments,
+    predecessor: Option<&Predecessor>,
+) -> Result<Sources, capture::OpenError> {
+    let open = |name: &String| {
+        let comes = predecessor.is_some_and(|predecessor| predecessor.has(name));
+        let source = if comes { None } else { Some(capture::open(name)?) };
+        Ok((name.clone(), source))
+    };
+    arguments.interfaces.iter().map(open).collect()
+}
+
+/// A succession, as the main thread sees it.
+#[derive(Debug, Default)]
+struct Handing {
+    /// What a successor wishes.
+    wishes: Option<Receiver<Wish>>,
+    /// Consumers of a predecessor that are on their way.
+    gathering: Option<Gathering>,
+    /// The ingest threads end for a successor.
+    given: Arc<AtomicBool>,
+    /// Where it goes on with each source.
+    positions: Option<Sender<(String, u32)>>,
+}
+
+impl Handing {
+    /// Does what a successor wishes; true when it is time to end for it.
+    fn obey(&mut self, server: &mut Server) -> bool {
+        let Some(wish) = self.wishes.as_ref().and_then(|wishes| wishes.try_recv().ok()) else {
+            return false;
+        };
+        match wish {
+            Wish::Leave(left) => server.leave(left),
+            Wish::End(positions, consumers) => {
+                let attached = server.queues().iter().filter(|q| q.consumer.is_some()).count();
+                // The successor may have left meanwhile.
+                let _ = consumers.send(attached);
+                self.given.store(true, Ordering::Relaxed);
+                self.positions = Some(positions);
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// Gives up what only opening the sources took. A packet socket is bound again without privilege when
+/// its interface comes back, so nothing is kept.
+fn confine(arguments: &Arguments) -> Result<(), StartError> {
+    let dir = admin::ipc_dir();
+    // Landlock knows only what exists. What cannot be made is an error with a name further on.
+    let _ = std::fs::create_dir_all(&dir);
+    for note in profile(arguments).enter()?.notes {
+        eprintln!("zbalance: WARNING: {note}");
+    }
+    Ok(())
+}
+
+/// The bounds of the balancer.
+pub fn profile(arguments: &Arguments) -> Sandbox {
+    let written = arguments.log.iter().chain(&arguments.pid_file);
+    let recordings = arguments.interfaces.iter().filter_map(|name| {
+        name.strip_prefix("zc:").unwrap_or(name).strip_prefix("pcap:").map(Path::new)
+    });
+    let mut profile = Sandbox::new("zbalance").user(arguments.user.clone()).write(admin::ipc_dir());
+    for path in written {
+        profile = profile.write(sandbox::parent_of(path));
+    }
+    for path in recordings.chain(arguments.file.as_deref()) {
+        profile = profile.read_beside(path);
+    }
+    profile
+}
+
+/// Turns signals into reloads and the end of the process.
+async fn obey(mut signals: Signals, balancer: Arc<Balancer>) {
+    while signals.next().await == Signal::Reload {
+        for result in balancer.reload_file() {
+            match (&result.error, result.applied) {
+                (error, true) if error.is_empty() => {
+                    println!("zbalance: reloaded {}", result.file);
+                }
+                (error, true) => println!("zbalance: reloaded {}; {error}", result.file),
+                (error, false) => eprintln!("zbalance: kept the old options: {error}"),
+            }
+        }
+    }
+    balancer.stop.store(true, Ordering::Relaxed);
+}
+
+/// Tells the service manager that every thread is alive, as long as that is so.
+async fn watch_over(balancer: Arc<Balancer>) {
+    let beats = |balancer: &Balancer| {
+        let threads = balancer.sources.iter().map(|(_, c)| (c.beats.load(Ordering::Relaxed), c));
+        let running = threads.filter(|(_, c)| !c.ended.load(Ordering::Acquire)).map(|(n, _)| n);
+        running.chain([balancer.beats.load(Ordering::Relaxed)]).collect::<Vec<_>>()
+    };
+    let mut before = Vec::new();
+    process::watchdog(move || {
+        let now = beats(&balancer);
+        let alive = now.len() != before.len() || now.iter().zip(&before).all(|(a, b)| a != b);
+        if alive {
+            before = now;
+        }
+        alive
+    })
+    .await;
 }
 
 /// Binds the calling thread to a CPU.
@@ -280,8 +440,9 @@ fn serve(
     arguments: &Arguments,
     balancer: &Balancer,
     go: &AtomicBool,
-    stop: &AtomicBool,
+    handing: &mut Handing,
 ) -> Server {
+    let stop = &*balancer.stop;
     let files = arguments.interfaces.iter().any(|name| name.starts_with("pcap:"));
     let earliest = Instant::now() + Duration::from_secs(arguments.wait.min(10));
     let latest = Instant::now() + if files { ATTACH } else { Duration::ZERO };
@@ -289,13 +450,19 @@ fn serve(
     let mut tick = Instant::now();
     let mut before = (Instant::now(), 0);
     while !stop.load(Ordering::Relaxed) {
+        balancer.beats.fetch_add(1, Ordering::Relaxed);
         for event in server.poll(POLL, &mut |queues| balancer.json(queues)) {
             report(&event);
+        }
+        if handing.obey(&mut server) {
+            break;
         }
         let queues = server.queues();
         let attached = queues.iter().all(|queue| queue.consumer.is_some());
         let now = Instant::now();
-        if now >= earliest && (now >= latest || attached) {
+        let consumers = queues.iter().filter(|queue| queue.consumer.is_some()).count();
+        let gathered = handing.gathering.as_ref().is_none_or(|g| g.is_over(consumers));
+        if now >= earliest && (now >= latest || attached) && gathered {
             go.store(true, Ordering::Release);
         }
         balancer.note(queues);
@@ -306,7 +473,7 @@ fn serve(
             tick = now;
             let snapshot = balancer.snapshot();
             write_statistics(&stats, &snapshot.text());
-            if arguments.verbose && !arguments.silent {
+            if balancer.live.prints() {
                 let seconds = (now - before.0).as_secs_f64();
                 let pps = (snapshot.received - before.1) as f64 / seconds;
                 println!("zbalance: {} pkts, {} pps", count(snapshot.received as f64), rate(pps));
@@ -343,7 +510,14 @@ fn write_statistics(path: &Path, text: &str) {
 }
 
 /// Lets consumers read what is queued and prints the final statistics.
-fn finish(mut server: Server, arguments: &Arguments, balancer: &Balancer) {
+fn finish(mut server: Server, arguments: &Arguments, balancer: &Balancer, is_given: bool) {
+    if is_given {
+        // Consumers come to the successor when they have read what is queued here.
+        server.drain(GIVEN);
+        print!("{}", balancer.snapshot().text());
+        return;
+    }
+    process::stopping();
     server.drain(DRAIN);
     balancer.note(server.queues());
     let text = balancer.snapshot().text();
@@ -361,11 +535,14 @@ fn finish(mut server: Server, arguments: &Arguments, balancer: &Balancer) {
 struct Balancer {
     cluster: u32,
     sets: Vec<u32>,
-    per_queue: bool,
     start: Instant,
     sources: Vec<(String, Counters)>,
     latest: Mutex<Counts>,
     stop: Arc<AtomicBool>,
+    live: Live,
+    reloads: Reloads,
+    /// Rises with each round of the control socket.
+    beats: AtomicU64,
 }
 
 /// Counters of inputs and queues that were read together, so that they can be compared.
@@ -389,6 +566,11 @@ const fn dropped(queue: &QueueStatus) -> u64 {
 }
 
 impl Balancer {
+    /// Reads the file of options again.
+    fn reload_file(&self) -> Vec<FileResult> {
+        self.reloads.run("capturing", || live::reload(&self.live))
+    }
+
     /// Reads the counters of the inputs and keeps them with those of the queues.
     fn note(&self, queues: Vec<QueueStatus>) {
         let sum = |read: fn(&Counters) -> &AtomicU64| {
@@ -407,7 +589,7 @@ impl Balancer {
             received: counts.received,
             forwarded: counts.forwarded(),
             processed: counts.queues.iter().map(|q| q.processed).sum(),
-            details: self.per_queue.then(|| Details {
+            details: self.live.per_queue().then(|| Details {
                 interface: (counts.received, counts.lost),
                 queues: counts.queues.iter().map(|q| (q.processed, dropped(q))).collect(),
             }),
@@ -463,9 +645,12 @@ impl admin::Daemon for Balancer {
     fn status(&self) -> DaemonStatus {
         let counts = self.latest.lock().clone();
         let down = self.sources.iter().filter(|(_, c)| c.down.load(Ordering::Relaxed));
-        let notes: Vec<String> = down.map(|(name, _)| format!("{name}: down, retrying")).collect();
+        let mut notes: Vec<String> =
+            down.map(|(name, _)| format!("{name}: down, retrying")).collect();
+        let state = if notes.is_empty() { "ready" } else { "degraded" };
+        notes.extend(self.reloads.notes());
         DaemonStatus {
-            state: if notes.is_empty() { "ready" } else { "degraded" }.to_owned(),
+            state: state.to_owned(),
             notes,
             detail: Some(Detail::Zbalance(ZbalanceStatus {
                 received: counts.received,
@@ -508,7 +693,7 @@ impl admin::Daemon for Balancer {
     }
 
     async fn reload(&self) -> Vec<FileResult> {
-        Vec::new()
+        self.reload_file()
     }
 
     fn drain(&self, _: Duration) {

@@ -18,8 +18,6 @@ pub struct Foreign {
     hardware_aggregation: bool,
     #[arg(short = 'J', long = "debug", hide = true)]
     debug: bool,
-    #[arg(short = 'D', long = "user", value_name = "USER", hide = true)]
-    user: Option<String>,
     #[arg(short = 'f', long = "filter", value_name = "FILE", hide = true)]
     filter: Vec<String>,
     #[arg(short = 'X', long = "capture-transmitted", hide = true)]
@@ -76,13 +74,6 @@ impl Foreign {
     /// Why the balancer must not start: the option, and the reason with a remedy.
     pub fn refusal(&self) -> Option<(&'static str, &'static str)> {
         [
-            (
-                self.user.is_some(),
-                "-D",
-                "the balancer does not change its user; start it as that user with CAP_NET_RAW \
-                 (setcap cap_net_raw,cap_net_admin+ep zbalance, or User= and \
-                 AmbientCapabilities=CAP_NET_RAW in a unit)",
-            ),
             (
                 !self.filter.is_empty(),
                 "-f",

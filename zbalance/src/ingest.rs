@@ -1,9 +1,11 @@
 //! One ingest thread: from a source into the queues.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use capture::{Burst, Source};
+use arc_swap::ArcSwap;
+use capture::{Burst, Handed, Source};
 use packet::distribution::{Mode, Spreader, Target, frame_hash};
 use packet::hash::SymmetricHash;
 use shm::{Meta, Producer};
@@ -32,6 +34,17 @@ pub struct Counters {
     pub down: AtomicBool,
     /// The source has no more frames, for ever.
     pub ended: AtomicBool,
+    /// Rises as long as the thread runs.
+    pub beats: AtomicU64,
+}
+
+impl Counters {
+    /// The thread is alive.
+    #[inline]
+    pub fn beat(&self) {
+        // One writer.
+        self.beats.store(self.beats.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
 }
 
 /// What an ingest thread works with.
@@ -50,8 +63,8 @@ pub struct Ingest {
     pub sets: Vec<u32>,
     /// The hash, the same for all threads.
     pub hash: SymmetricHash,
-    /// Which frames are spread at all.
-    pub vlans: VlanFilter,
+    /// Which frames are spread at all; a reload replaces it.
+    pub vlans: Arc<ArcSwap<VlanFilter>>,
     /// Never sleep.
     pub active: bool,
 }
@@ -83,17 +96,24 @@ impl VlanFilter {
 }
 
 impl Ingest {
-    /// Reads and spreads until `stop` is set or the source ends.
-    pub fn run(mut self, counters: &Counters, stop: &AtomicBool) {
+    /// Reads and spreads until `stop` is set or the source ends. With `handing` set as well, returns where a
+    /// successor goes on with the source.
+    pub fn run(
+        mut self,
+        counters: &Counters,
+        stop: &AtomicBool,
+        handing: &AtomicBool,
+    ) -> Option<Handed> {
         let mut sets = Sets::new(self.mode, &self.sets);
         let mut lost_before = 0;
         let mut counted = Instant::now();
         let timeout = if self.active { Duration::ZERO } else { IDLE };
         while !stop.load(Ordering::Relaxed) {
+            counters.beat();
             let (mode, hash, interface) = (self.mode, &self.hash, self.interface);
             let producer = &mut self.producer;
             let (mut first, mut filtered) = (true, 0);
-            let vlans = &self.vlans;
+            let vlans = self.vlans.load();
             let burst = self.source.burst(BURST, timeout, &mut |frame| {
                 // A consumer that attached while this thread slept must get the first frame too.
                 if std::mem::take(&mut first) {
@@ -124,13 +144,12 @@ impl Ingest {
                 Ok(Burst::Ended) => {
                     self.producer.flush();
                     counters.ended.store(true, Ordering::Release);
-                    return;
+                    return None;
                 }
                 Err(error) => {
                     eprintln!("zbalance: {}: {error}; trying again", self.name);
-                    lost_before = counters.dropped.load(Ordering::Relaxed);
-                    if !self.reopen(counters, stop) {
-                        return;
+                    if !self.reopen(counters, &mut lost_before, stop) {
+                        return None;
                     }
                 }
             }
@@ -140,20 +159,45 @@ impl Ingest {
                 counters.dropped.store(dropped, Ordering::Relaxed);
             }
         }
+        let handed = handing.load(Ordering::Relaxed).then(|| self.hand_over(&mut sets, counters));
         self.producer.flush();
+        handed.flatten()
     }
 
-    /// Opens the source again, however long it takes; false when it is time to stop.
-    fn reopen(&mut self, counters: &Counters, stop: &AtomicBool) -> bool {
+    /// Spreads what was begun, and lets go of the source.
+    fn hand_over(&mut self, sets: &mut Sets, counters: &Counters) -> Option<Handed> {
+        let (mode, hash, interface) = (self.mode, &self.hash, self.interface);
+        let (producer, vlans) = (&mut self.producer, self.vlans.load());
+        let mut count = 0;
+        let handed = self.source.hand_over(&mut |frame| {
+            count += 1;
+            if vlans.takes(frame.data) {
+                let hashed = frame_hash(mode, hash, frame.data);
+                let (timestamp, hash) = (Some(frame.timestamp), Some(hashed));
+                let meta = Meta { timestamp, hash, flags: 0, interface };
+                producer.send(frame.data, &meta, sets.targets(hashed, interface));
+            }
+            // Consumers take their frames while this thread goes on.
+            if count % BURST as u64 == 0 {
+                producer.flush();
+            }
+        });
+        counters.received.fetch_add(count, Ordering::Relaxed);
+        // Out of descriptors: the successor opens the source itself.
+        handed?.ok()
+    }
+
+    /// Brings the source back, however long it takes; false when it is time to stop.
+    fn reopen(&mut self, counters: &Counters, lost_before: &mut u64, stop: &AtomicBool) -> bool {
         counters.down.store(true, Ordering::Relaxed);
         while !stop.load(Ordering::Relaxed) {
             let until = Instant::now() + REOPEN;
             while Instant::now() < until {
                 self.producer.tick();
+                counters.beat();
                 std::thread::sleep(IDLE);
             }
-            if let Ok(source) = capture::open(&self.name) {
-                self.source = source;
+            if self.resume(counters, lost_before) {
                 counters.down.store(false, Ordering::Relaxed);
                 counters.reopened.fetch_add(1, Ordering::Relaxed);
                 eprintln!("zbalance: {}: open again", self.name);
@@ -161,6 +205,21 @@ impl Ingest {
             }
         }
         false
+    }
+
+    /// Tries once. A packet socket goes on with the interface that has its name now, which takes no
+    /// privilege; what cannot do that is opened anew and counts from zero.
+    fn resume(&mut self, counters: &Counters, lost_before: &mut u64) -> bool {
+        match self.source.resume() {
+            Ok(()) => true,
+            Err(error) if error.kind() == std::io::ErrorKind::Unsupported => {
+                let Ok(source) = capture::open(&self.name) else { return false };
+                *lost_before = counters.dropped.load(Ordering::Relaxed);
+                self.source = source;
+                true
+            }
+            Err(_) => false,
+        }
     }
 }
 

@@ -11,4 +11,6 @@ pub mod file;
 pub mod foreign;
 pub mod format;
 pub mod ingest;
+pub mod live;
+mod succession;
 pub mod terminal;

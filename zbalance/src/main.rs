@@ -3,6 +3,12 @@
 
 use std::process::ExitCode;
 
+use telemetry::{admin, process};
+
 fn main() -> ExitCode {
+    if process::wants_health(std::env::args_os()) {
+        let path = admin::socket_path(&admin::ipc_dir(), "zbalance", 0);
+        return process::Exit::of_health("zbalance", process::health(&path));
+    }
     zbalance::daemon::main(zbalance::arguments::Arguments::of_process()).into()
 }

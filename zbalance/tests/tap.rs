@@ -477,8 +477,8 @@ fn what_is_wrong_is_said() {
     assert!(code == 69 && text.contains("none7") && text.contains("lo"), "{code}: {text}");
     let (code, text) = run("-i -c 98 -n 4 -m 1 -g 0 -z");
     assert_eq!(code, 64, "{text}");
-    let (code, text) = run("-i lo -n 1 -D nobody");
-    assert!(code == 64 && text.contains("-D") && text.contains("CAP_NET_RAW"), "{code}: {text}");
+    let (code, text) = run("-i lo -n 1 -D no-such-user");
+    assert!(code == 64 && text.contains("there is no user `no-such-user`"), "{code}: {text}");
     let (code, text) = run("/nowhere/cluster.conf");
     assert!(code == 78 && text.contains("/nowhere/cluster.conf"), "{code}: {text}");
     let (code, text) = run("-i pcap:/nowhere/x.pcap -n 1 -d");

@@ -2,8 +2,11 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 
 use capture::tun::{Tun, TunError};
+
+use super::service::{StartError, device_name};
 
 /// Payload of the packet that primes an entry.
 pub const WARM_UP: &[u8] = b"Hello world";
@@ -15,6 +18,11 @@ pub trait NatEntries: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// When the entry cannot be made.
     fn add(&self, client: SocketAddr, phantom: SocketAddr) -> io::Result<()>;
+
+    /// A copy of the device behind this, for a successor; `None` where there is none.
+    fn device(&self) -> Option<io::Result<OwnedFd>> {
+        None
+    }
 }
 
 /// Entries that the kernel learns from a packet that seems to come from the client: it is written
@@ -23,6 +31,22 @@ pub trait NatEntries: Send + Sync + std::fmt::Debug {
 pub struct TunEntries(Tun);
 
 impl TunEntries {
+    /// Opens the device that `OFFSET` and `CJ_CORECOUNT` name.
+    ///
+    /// # Errors
+    /// [`StartError`] names what is missing.
+    pub fn of_environment() -> Result<Self, StartError> {
+        Ok(Self::open(&device_name()?)?)
+    }
+
+    /// Takes the device that a predecessor has attached.
+    ///
+    /// # Errors
+    /// [`StartError`] names what is missing.
+    pub fn inherited(device: OwnedFd) -> Result<Self, StartError> {
+        Ok(Self(Tun::from_attached(&device_name()?, device)))
+    }
+
     /// Opens the device `name`.
     ///
     /// # Errors
@@ -39,5 +63,9 @@ impl NatEntries for TunEntries {
             io::Error::new(io::ErrorKind::InvalidInput, text)
         })?;
         self.0.send(&packet)
+    }
+
+    fn device(&self) -> Option<io::Result<OwnedFd>> {
+        Some(self.0.as_fd().try_clone_to_owned())
     }
 }

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -16,7 +18,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 use transports::dtls::Ended;
 
-use super::{Material, NatEntries, TunEntries, WARM_UP};
+use super::{Material, NatEntries, WARM_UP};
 use crate::Station;
 use crate::registration::Registration;
 use crate::tunnel::{Client, Tunnel};
@@ -68,18 +70,8 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    /// Binds `address` and opens the tun device that `OFFSET` and `CJ_CORECOUNT` name. `sessions` is
-    /// the bound of sessions. Must be called within a tokio runtime.
-    ///
-    /// # Errors
-    /// [`StartError`] names what is missing.
-    pub fn open(address: SocketAddr, sessions: Option<usize>) -> Result<Self, StartError> {
-        let number = variable("OFFSET")? + variable("CJ_CORECOUNT")?;
-        let entries = TunEntries::open(&format!("tun{number}"))?;
-        Self::with_entries(address, sessions, Box::new(entries))
-    }
-
-    /// The same with another way to make entries.
+    /// Binds `address`; entries are made by `entries`, and `sessions` is the bound of sessions. Must be
+    /// called within a tokio runtime.
     ///
     /// # Errors
     /// When the socket cannot be bound.
@@ -95,6 +87,23 @@ impl Sockets {
         Ok(Self { endpoint, entries })
     }
 
+    /// Takes a socket that a predecessor still reads; [`Service::succeed`] begins to read it.
+    ///
+    /// # Errors
+    /// When the socket cannot be used.
+    pub fn inherited(
+        socket: std::net::UdpSocket,
+        sessions: Option<usize>,
+        entries: Box<dyn NatEntries>,
+    ) -> Result<Self, StartError> {
+        let limits = Limits::default();
+        let limits = Limits { sessions: sessions.unwrap_or(limits.sessions), ..limits };
+        let address = socket.local_addr().unwrap_or_else(|_| SocketAddr::from(([0; 4], 0)));
+        let endpoint = Endpoint::waiting(socket, limits)
+            .map_err(|cause| StartError::Bind { address, cause })?;
+        Ok(Self { endpoint, entries })
+    }
+
     /// Address of the socket.
     ///
     /// # Errors
@@ -102,6 +111,11 @@ impl Sockets {
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.endpoint.local_addr()
     }
+}
+
+/// Name of the device that `OFFSET` and `CJ_CORECOUNT` name.
+pub(super) fn device_name() -> Result<String, StartError> {
+    Ok(format!("tun{}", variable("OFFSET")? + variable("CJ_CORECOUNT")?))
 }
 
 fn variable(name: &'static str) -> Result<u32, StartError> {
@@ -200,6 +214,52 @@ impl Service {
             drop(waiting);
             self.finish_attempt(replaced.attempt, &station);
         }
+    }
+
+    /// A registration that was valid at a predecessor: the client is not dialled again.
+    pub fn resumed(&self, registration: &Arc<Registration>) {
+        let Some((key, _)) = key(registration) else { return };
+        let registration = Arc::clone(registration);
+        let entry = Waiting { registration, openings: 0, attempt: None, opened: None };
+        self.waiting.lock().insert(key, entry);
+    }
+
+    /// Leaves the socket to a successor and dials nobody any more; open sessions go on, with what comes
+    /// through `datagrams`. Returns their paths. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// When the runtime does not take `datagrams`.
+    pub fn leave(&self, datagrams: UnixDatagram) -> io::Result<Vec<u8>> {
+        let Some(station) = self.station.upgrade() else { return Ok(Vec::new()) };
+        let waiting = std::mem::take(&mut *self.waiting.lock());
+        for attempt in waiting.into_values().filter_map(|entry| entry.attempt) {
+            self.finish_attempt(Some(attempt), &station);
+        }
+        self.endpoint.hand_over(datagrams)
+    }
+
+    /// Begins to read the socket that a predecessor has left; what belongs to its sessions goes to it.
+    ///
+    /// # Errors
+    /// When `datagrams` has failed.
+    pub fn succeed(&self, datagrams: Option<UnixDatagram>, paths: &[u8]) -> io::Result<()> {
+        if let Some(datagrams) = datagrams {
+            self.endpoint.succeed(datagrams, paths)?;
+        }
+        self.endpoint.receive();
+        Ok(())
+    }
+
+    /// Copies of the UDP socket and of the tun device, for a successor.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors.
+    pub fn copies(&self) -> io::Result<Vec<(String, OwnedFd)>> {
+        let mut copies = vec![("udp".to_owned(), self.endpoint.copy_socket()?)];
+        if let Some(device) = self.entries.device() {
+            copies.push(("tun".to_owned(), device?));
+        }
+        Ok(copies)
     }
 
     /// A registration has ended; its open sessions go on.

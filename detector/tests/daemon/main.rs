@@ -224,8 +224,11 @@ async fn whole_life() {
     std::fs::write(&config, "detector_filter_list = nonsense").unwrap();
     let request = signalling::station::ReloadRequest {};
     let files = admin.reload(request).await.unwrap().into_inner().files;
-    assert!(files[0].applied && !files[1].applied, "{files:?}");
-    assert!(files[1].error.contains("app_config.toml"), "{files:?}");
+    assert!(files.len() == 1 && !files[0].applied, "all or nothing: {files:?}");
+    assert!(files[0].error.contains("app_config.toml:1: "), "{files:?}");
+    let notes =
+        admin.status(signalling::station::StatusRequest {}).await.unwrap().into_inner().notes;
+    assert!(notes.iter().any(|note| note.starts_with("last reload refused: ")), "{notes:?}");
 
     // Killed and started again, it knows the sessions before its first packet.
     std::fs::write(&config, "detector_filter_list = []\nredis_url = \"\"\n").unwrap();

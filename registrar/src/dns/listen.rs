@@ -1,10 +1,10 @@
 //! The two sockets of a DNS registrar.
 
 use std::io;
-use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
+use std::os::fd::OwnedFd;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, UdpSocket};
 
 /// Receive buffer that is asked for; a burst of queries waits there.
 const RECEIVE_BUFFER: usize = 4 << 20;
@@ -43,8 +43,8 @@ fn remedy(error: &io::Error) -> &'static str {
 /// A UDP and a TCP socket on one port.
 #[derive(Debug)]
 pub struct Listeners {
-    pub(super) udp: UdpSocket,
-    pub(super) tcp: TcpListener,
+    pub(crate) udp: UdpSocket,
+    pub(crate) tcp: TcpListener,
 }
 
 impl Listeners {
@@ -70,18 +70,29 @@ impl Listeners {
         result
     }
 
+    /// Takes the two sockets of a predecessor, if they are what `text` asks for.
+    pub fn adopt(text: &str, udp: OwnedFd, tcp: OwnedFd) -> Option<Self> {
+        let address = resolve(text)?;
+        let listeners = Self { udp: udp.into(), tcp: tcp.into() };
+        let fits = |bound: SocketAddr| {
+            bound == address || (address.port() == 0 && bound.ip() == address.ip())
+        };
+        let bound = [listeners.udp.local_addr().ok()?, listeners.tcp.local_addr().ok()?];
+        bound.into_iter().all(fits).then_some(listeners)
+    }
+
     fn pair(address: SocketAddr) -> Result<Self, ListenError> {
         let failed =
             |protocol, address| move |source| ListenError::Socket { protocol, address, source };
         let udp = bind(address, Type::DGRAM, Protocol::UDP)
-            .and_then(|socket| UdpSocket::from_std(socket.into()))
+            .map(UdpSocket::from)
             .map_err(failed("UDP", address))?;
         // With port 0, the port that UDP was given.
         let address = udp.local_addr().map_err(failed("UDP", address))?;
         let tcp = bind(address, Type::STREAM, Protocol::TCP)
             .and_then(|socket| {
                 socket.listen(256)?;
-                TcpListener::from_std(socket.into())
+                Ok(socket.into())
             })
             .map_err(failed("TCP", address))?;
         Ok(Self { udp, tcp })

@@ -15,11 +15,13 @@ use registration::channel::Channel;
 use registration::dns::{Drops, Inquiry, Over, Parts, PartsLimits, Read, Responder, Unanswered};
 use registration::message::Wrapper;
 use signalling::{DnsResponse, Message as _, RegistrationSource, raw};
+use tokio::net::{TcpListener, UdpSocket};
 
 use crate::buckets::{Buckets, Rate};
 use crate::log;
 use crate::metrics::Counter;
 use crate::processor::Processor;
+use crate::stop::Stopped;
 
 pub use listen::{ListenError, Listeners};
 
@@ -140,20 +142,46 @@ impl DnsService {
         self.shards.iter().map(|shard| shard.lock().len()).sum()
     }
 
-    /// Serves `listeners` with `workers` tasks for UDP, until the runtime ends.
-    pub fn serve(self: &Arc<Self>, listeners: Listeners, workers: usize) {
+    /// Serves `listeners` with `workers` tasks for UDP, until it is told to stop. Must be called within a
+    /// tokio runtime.
+    ///
+    /// # Errors
+    /// When the runtime does not take the sockets.
+    pub fn serve(
+        self: &Arc<Self>,
+        listeners: Listeners,
+        workers: usize,
+        stopped: &Stopped,
+    ) -> std::io::Result<()> {
         let Listeners { udp, tcp } = listeners;
-        let udp = Arc::new(udp);
+        let udp = Arc::new(UdpSocket::from_std(udp)?);
+        let tcp = Arc::new(TcpListener::from_std(tcp)?);
         for _ in 0..workers.max(1) {
             let (service, socket) = (Arc::clone(self), Arc::clone(&udp));
-            supervise(move || udp::work(Arc::clone(&service), Arc::clone(&socket)));
+            let stopped = stopped.clone();
+            supervise(move || work(Arc::clone(&service), Arc::clone(&socket), stopped.clone()));
         }
-        let (service, tcp) = (Arc::clone(self), Arc::new(tcp));
-        supervise(move || tcp::serve(Arc::clone(&service), Arc::clone(&tcp)));
+        let (service, stopped) = (Arc::clone(self), stopped.clone());
+        supervise(move || accept(Arc::clone(&service), Arc::clone(&tcp), stopped.clone()));
+        Ok(())
     }
 
     fn processor(&self) -> &Processor {
         &self.processor
+    }
+}
+
+async fn work(service: Arc<DnsService>, socket: Arc<UdpSocket>, mut stopped: Stopped) {
+    tokio::select! {
+        () = udp::work(service, socket) => {}
+        () = stopped.wait() => {}
+    }
+}
+
+async fn accept(service: Arc<DnsService>, listener: Arc<TcpListener>, mut stopped: Stopped) {
+    tokio::select! {
+        () = tcp::serve(service, listener) => {}
+        () = stopped.wait() => {}
     }
 }
 

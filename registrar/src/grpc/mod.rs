@@ -17,10 +17,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::server::NamedService;
 use tonic::transport::Server;
 
-use crate::buckets::Buckets;
+use crate::gate::Gate;
 use crate::log;
 use crate::metrics::Counter;
 use crate::processor::Processor;
+use crate::stop::Stopped;
 use service::{Calls, RegistrationService};
 use stream::{Bytes, FIRST, GrpcStream};
 
@@ -52,19 +53,18 @@ impl GrpcService {
     pub fn new(
         processor: Arc<Processor>,
         registrar: &conf::Registrar,
-        clients: Option<Arc<Buckets>>,
+        gate: Arc<Gate>,
         tls: Option<Arc<ServerConfig>>,
     ) -> Self {
-        let trusted_proxies = registrar.trusted_proxies.clone();
-        let calls = Arc::new(Calls { processor, trusted_proxies, clients });
+        let calls = Arc::new(Calls { processor, gate });
         Self { calls, tls, reflection: registrar.grpc_reflection }
     }
 
-    /// Serves connections of `listener` until the runtime ends.
-    pub async fn serve(self, listener: TcpListener) {
+    /// Serves connections of `listener` until it is told to stop; calls that have begun are answered.
+    pub async fn serve(self, listener: TcpListener, mut stopped: Stopped) {
         let (accepted, incoming) = mpsc::channel(16);
         let processor = Arc::clone(&self.calls.processor);
-        tokio::spawn(accept(listener, self.tls, accepted, processor));
+        tokio::spawn(accept(listener, self.tls, accepted, processor, stopped.clone()));
         let (health, health_service) = tonic_health::server::health_reporter();
         let status = tonic_health::ServingStatus::Serving;
         health.set_service_status(RegistrationService::NAME, status).await;
@@ -84,7 +84,9 @@ impl GrpcService {
             .add_service(health_service)
             .add_service(RegistrationService(self.calls))
             .add_optional_service(reflection)
-            .serve_with_incoming(ReceiverStream::new(incoming))
+            .serve_with_incoming_shutdown(ReceiverStream::new(incoming), async move {
+                stopped.wait().await;
+            })
             .await;
         if let Err(error) = served {
             log::line(Level::Error, &format!("regServer stopped: gRPC: {error}"), &[]);
@@ -98,11 +100,16 @@ async fn accept(
     tls: Option<Arc<ServerConfig>>,
     accepted: mpsc::Sender<std::io::Result<GrpcStream>>,
     processor: Arc<Processor>,
+    mut stopped: Stopped,
 ) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let acceptor = tls.map(TlsAcceptor::from);
     loop {
-        let Ok((stream, peer)) = listener.accept().await else {
+        let next = tokio::select! {
+            next = listener.accept() => next,
+            () = stopped.wait() => return,
+        };
+        let Ok((stream, peer)) = next else {
             // Out of descriptors, or the peer left while it waited.
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;

@@ -17,7 +17,7 @@ use tower::service_fn;
 
 use super::codec::RawCodec;
 use super::stream::Peer;
-use crate::buckets::Buckets;
+use crate::gate::Gate;
 use crate::metrics::Counter;
 use crate::processor::Processor;
 
@@ -34,10 +34,7 @@ pub(super) struct RegistrationService(pub(super) Arc<Calls>);
 #[derive(Debug)]
 pub(super) struct Calls {
     pub(super) processor: Arc<Processor>,
-    /// Proxies whose header is believed; `None` for the reference's rule.
-    pub(super) trusted_proxies: Option<Vec<ipnet::IpNet>>,
-    /// Registrations of one client; `None` for any number.
-    pub(super) clients: Option<Arc<Buckets>>,
+    pub(super) gate: Arc<Gate>,
 }
 
 impl NamedService for RegistrationService {
@@ -94,7 +91,8 @@ impl Calls {
             refusal
         };
         let client = self.client(request).ok_or_else(|| refused(Refusal::NoAddress))?;
-        let counted = self.clients.as_ref().filter(|_| !client.is_loopback());
+        let rules = self.gate.rules();
+        let counted = rules.clients.as_ref().filter(|_| !client.is_loopback());
         if counted.is_some_and(|clients| !clients.take(client)) {
             self.processor.metrics.add(Counter::RateLimited);
             return Err(refused(Refusal::Rate));
@@ -126,7 +124,8 @@ impl Calls {
         }
         let forwarded = request.metadata().get_all("x-forwarded-for").iter().next_back();
         let forwarded = forwarded.map(|value| value.as_encoded_bytes());
-        let trusted = self.trusted_proxies.as_deref();
+        let rules = self.gate.rules();
+        let trusted = rules.trusted_proxies.as_deref();
         Some(api::client_address(peer.ip().to_canonical(), forwarded, trusted))
     }
 }
