@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use telemetry::process::Exit;
 
-use crate::{client_conf, config, demo, exec, page, probe, run, setup, status};
+use crate::{client_conf, config, demo, doctor, exec, page, probe, run, setup, status};
 
 /// Runs, checks, shows and demonstrates a Conjure station.
 #[derive(Debug, Parser)]
@@ -24,6 +24,8 @@ enum Command {
     Exec(exec::Arguments),
     /// Make the host ready: tun devices, packet filter, kernel settings; once per boot, as root.
     Setup(setup::Arguments),
+    /// Find what keeps the station from working, and say how to mend it.
+    Doctor(doctor::Arguments),
     /// Show a whole station at work on this computer, in network namespaces of its own.
     Demo(demo::Arguments),
     /// Show what each daemon is doing.
@@ -44,6 +46,9 @@ enum Command {
     /// One transfer of the demo.
     #[command(hide = true)]
     DemoCell(demo::cell::Arguments),
+    /// The part of the doctor that sends packets.
+    #[command(hide = true)]
+    DoctorCircuit,
     /// The web server of the demo.
     #[command(hide = true)]
     DemoWeb(demo::web::Arguments),
@@ -58,6 +63,11 @@ pub struct Configuration {
 }
 
 impl Configuration {
+    /// True when the installed files are meant.
+    pub(crate) const fn is_default(&self) -> bool {
+        self.conf.is_none()
+    }
+
     /// The files and variables to evaluate.
     pub(crate) fn sources(&self) -> conf::Sources {
         match &self.conf {
@@ -84,6 +94,8 @@ pub fn execute(arguments: Arguments) -> ExitCode {
         Command::Run(configuration) => run::main(&configuration).into(),
         Command::Exec(arguments) => exec::main(&arguments).into(),
         Command::Setup(arguments) => setup::main(&arguments).into(),
+        Command::Doctor(arguments) => doctor::main(&arguments),
+        Command::DoctorCircuit => doctor::circuit::main().into(),
         Command::Demo(arguments) => demo::main(&arguments).into(),
         Command::Status(arguments) => status::main(&arguments).into(),
         Command::Page(arguments) => page::main(&arguments).into(),

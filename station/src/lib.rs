@@ -6,6 +6,7 @@ mod client_conf;
 mod config;
 mod daemons;
 mod demo;
+mod doctor;
 mod exec;
 pub mod genkey;
 mod page;

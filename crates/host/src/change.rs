@@ -139,7 +139,7 @@ impl Change {
     }
 
     fn tuns(&mut self, root: &Root, plan: &Plan, old: &Record) -> Result<(), SetupError> {
-        let present = tun::devices(root)?;
+        let present = tun::devices()?;
         let links = ip(&["link", "show"])?;
         for name in &plan.route.tuns {
             let device = present.get(name);

@@ -10,6 +10,8 @@ pub enum Capability {
     NetAdmin = 12,
     /// Raw and packet sockets.
     NetRaw = 13,
+    /// Locking memory beyond the limit.
+    IpcLock = 14,
     /// Looking into processes of other users.
     SysPtrace = 19,
     /// Mounting, huge pages.
@@ -22,6 +24,7 @@ impl Capability {
         match self {
             Self::NetAdmin => "CAP_NET_ADMIN",
             Self::NetRaw => "CAP_NET_RAW",
+            Self::IpcLock => "CAP_IPC_LOCK",
             Self::SysPtrace => "CAP_SYS_PTRACE",
             Self::SysAdmin => "CAP_SYS_ADMIN",
         }

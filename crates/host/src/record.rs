@@ -56,6 +56,11 @@ impl Default for Records {
 }
 
 impl Records {
+    /// The records of the host `root`.
+    pub fn of(root: &crate::Root) -> Self {
+        Self::at(root.path(FOLDER))
+    }
+
     /// Records in another folder.
     pub fn at(folder: impl Into<PathBuf>) -> Self {
         Self { folder: folder.into() }

@@ -6,7 +6,7 @@ use std::fmt;
 use serde_json::Value;
 
 use crate::route::{RouteError, ip};
-use crate::user::uid_of;
+use crate::user::lookup;
 use crate::{Root, Step};
 
 /// A tun or tap device.
@@ -31,7 +31,7 @@ pub struct Device {
 }
 
 impl Device {
-    fn read(root: &Root, link: &Value) -> Option<Self> {
+    fn read(link: &Value) -> Option<Self> {
         let name = link["ifname"].as_str()?.to_owned();
         let data = &link["linkinfo"]["info_data"];
         let flag = |name: &str| {
@@ -39,7 +39,7 @@ impl Device {
         };
         // ip prints a user by name where it knows one.
         let owner = match &data["user"] {
-            Value::String(user) => user.parse().ok().or_else(|| uid_of(root, user)),
+            Value::String(user) => user.parse().ok().or_else(|| lookup(user)),
             Value::Number(uid) => uid.as_u64().and_then(|uid| u32::try_from(uid).ok()),
             _ => None,
         };
@@ -98,9 +98,9 @@ impl fmt::Display for Holder {
 ///
 /// # Errors
 /// When `ip` fails.
-pub fn devices(root: &Root) -> Result<BTreeMap<String, Device>, RouteError> {
+pub fn devices() -> Result<BTreeMap<String, Device>, RouteError> {
     let links = ip(&["-d", "link", "show", "type", "tun"])?;
-    let devices = links.iter().filter_map(|link| Device::read(root, link));
+    let devices = links.iter().filter_map(Device::read);
     Ok(devices.map(|device| (device.name.clone(), device)).collect())
 }
 

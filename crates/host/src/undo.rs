@@ -30,7 +30,7 @@ pub fn plan(root: &Root, plan: &Plan, records: &[Record]) -> Result<Undo, SetupE
     let own = records.iter().find(|record| record.offset == plan.offset).cloned();
     let others: Vec<&Record> = records.iter().filter(|r| r.offset != plan.offset).collect();
     let mut undo = Undo { steps: Vec::new(), remarks: Vec::new(), offset: plan.offset, heir: None };
-    let present = tun::devices(root)?;
+    let present = tun::devices()?;
     let record = own.unwrap_or_else(|| {
         let left: Vec<&str> =
             plan.route.tuns.iter().filter(|t| present.contains_key(*t)).map(String::as_str).collect();

@@ -1,6 +1,6 @@
 //! Names and numbers of users, from `/etc/passwd`.
 
-use crate::Root;
+use crate::{Root, tool};
 
 fn entries(root: &Root) -> Vec<(String, u32)> {
     let text = root.read("/etc/passwd").unwrap_or_default();
@@ -10,6 +10,14 @@ fn entries(root: &Root) -> Vec<(String, u32)> {
             Some((fields.next()?.to_owned(), fields.nth(1)?.parse().ok()?))
         })
         .collect()
+}
+
+/// Number of the user `name` as this host knows it, also where users stand elsewhere than in the file.
+pub(crate) fn lookup(name: &str) -> Option<u32> {
+    uid_of(&Root::default(), name).or_else(|| {
+        let line = tool::output("getent", &["passwd", name]).ok()?;
+        line.split(':').nth(2)?.parse().ok()
+    })
 }
 
 /// Number of the user `name`.
