@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use telemetry::process::Exit;
 
-use crate::{client_conf, config, demo, doctor, exec, page, probe, run, setup, status};
+use crate::{
+    client_conf, config, demo, doctor, exec, page, probe, reload, run, setup, status, upgrade,
+};
 
 /// Runs, checks, shows and demonstrates a Conjure station.
 #[derive(Debug, Parser)]
@@ -28,6 +30,10 @@ enum Command {
     Doctor(doctor::Arguments),
     /// Show a whole station at work on this computer, in network namespaces of its own.
     Demo(demo::Arguments),
+    /// Let running daemons read their files again, without losing anything.
+    Reload(reload::Arguments),
+    /// Replace running daemons by the programs on disk, without refusing or breaking a connection.
+    Upgrade(upgrade::Arguments),
     /// Show what each daemon is doing.
     Status(status::Arguments),
     /// Show the same, and the last hour, as a web page on this host.
@@ -97,6 +103,8 @@ pub fn execute(arguments: Arguments) -> ExitCode {
         Command::Doctor(arguments) => doctor::main(&arguments),
         Command::DoctorCircuit => doctor::circuit::main().into(),
         Command::Demo(arguments) => demo::main(&arguments).into(),
+        Command::Reload(arguments) => reload::main(&arguments).into(),
+        Command::Upgrade(arguments) => upgrade::main(&arguments).into(),
         Command::Status(arguments) => status::main(&arguments).into(),
         Command::Page(arguments) => page::main(&arguments).into(),
         Command::Probe(arguments) => probe::main(&arguments).into(),

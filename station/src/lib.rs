@@ -11,8 +11,10 @@ mod exec;
 pub mod genkey;
 mod page;
 mod probe;
+mod reload;
 mod run;
 mod setup;
 mod status;
+mod upgrade;
 
 pub use arguments::execute;

@@ -1,20 +1,23 @@
 //! `station run`: starts all daemons and keeps them running.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use conf::{Loaded, Station};
 use telemetry::process::{Exit, Signal, Signals};
+use tokio::io::AsyncWriteExt;
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::process::Child;
 use tokio::task::JoinSet;
 
 use crate::arguments::Configuration;
 use crate::config::check;
 use crate::daemons::Daemon;
+use crate::upgrade::{Desk, Request};
 
 /// First and longest pause before a daemon is started again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(5));
@@ -22,6 +25,10 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from
 const STABLE: Duration = Duration::from_secs(10);
 /// Longest time for which the others wait for zbalance.
 const HEAD_START: Duration = Duration::from_millis(300);
+/// Time that a successor has to become ready.
+const SUCCESSION: Duration = Duration::from_secs(30);
+/// Exit codes that another start does not change: usage, privileges, configuration.
+const HOPELESS: &[i32] = &[64, 77, 78];
 /// Time that the daemons have to leave.
 const FAREWELL: Duration = Duration::from_secs(10);
 
@@ -96,6 +103,11 @@ async fn supervise(station: &Station) -> io::Result<()> {
     let mut running = HashMap::new();
     let mut waits = JoinSet::new();
     let mut ready = JoinSet::new();
+    let dir = station.ipc_dir.clone().unwrap_or_else(telemetry::admin::ipc_dir);
+    let mut requests = Desk::open(&dir)?.serve();
+    let mut draining: HashSet<u32> = HashSet::new();
+    let mut successors = JoinSet::new();
+    let mut succeeding: HashSet<Daemon> = HashSet::new();
     for daemon in Daemon::ALL {
         let (readiness, notify) = Readiness::new()?;
         let child = spawn(daemon, station, Some(&notify))?;
@@ -125,11 +137,48 @@ async fn supervise(station: &Station) -> io::Result<()> {
                     telemetry::process::notify("READY=1");
                 }
             }
-            Some(Ok((daemon, next_pause))) = waits.join_next() => {
+            Some(Ok(Ended { daemon, pid, status, next_pause })) = waits.join_next() => {
+                if pid.is_some_and(|pid| draining.remove(&pid)) {
+                    continue;
+                }
+                if status == Some(0) && succeeding.contains(&daemon) {
+                    // It has handed everything over; the successor is about to be ready.
+                    running.insert(daemon, None);
+                    continue;
+                }
+                if let Some(code) = status.filter(|code| HOPELESS.contains(code)) {
+                    let name = daemon.name();
+                    println!("station: {name} is not started again: exit code {code} needs a remedy");
+                    running.insert(daemon, None);
+                    continue;
+                }
                 let child = spawn(daemon, station, None)?;
                 running.insert(daemon, child.id());
                 println!("station: {} started again", daemon.name());
                 waits.spawn(wait(daemon, child, next_pause));
+            }
+            Some((request, asker)) = requests.recv() => {
+                let (readiness, notify) = Readiness::new()?;
+                let mut command = daemon_command(request.daemon, station, Some(&notify))?;
+                command.arg("--take-over").env("CJ_DRAIN_DEADLINE", request.drain.to_string());
+                succeeding.insert(request.daemon);
+                successors.spawn(succeed(request, command, readiness, asker));
+            }
+            Some(Ok((daemon, child))) = successors.join_next() => {
+                succeeding.remove(&daemon);
+                let present = running.get(&daemon).copied().flatten();
+                let child = match (child, present) {
+                    (Some(child), present) => {
+                        println!("station: {} replaced", daemon.name());
+                        draining.extend(present);
+                        child
+                    }
+                    (None, Some(_)) => continue,
+                    // It left for a successor that failed.
+                    (None, None) => spawn(daemon, station, None)?,
+                };
+                running.insert(daemon, child.id());
+                waits.spawn(wait(daemon, child, BACKOFF.0));
             }
             signal = signals.next() => match signal {
                 Signal::Reload => {
@@ -142,24 +191,55 @@ async fn supervise(station: &Station) -> io::Result<()> {
         }
     }
     println!("station: stopping");
-    for pid in running.values().flatten() {
+    // What drains is told as well: nobody is left to wait for it.
+    let all: Vec<u32> = running.values().flatten().chain(&draining).copied().collect();
+    for pid in &all {
         send(*pid, rustix::process::Signal::TERM);
     }
     let gone = async {
-        while alive(&running) {
+        while alive(&all) {
             tokio::time::sleep(Duration::from_millis(20)).await
         }
     };
     if tokio::time::timeout(FAREWELL, gone).await.is_err() {
-        for pid in running.values().flatten() {
+        for pid in &all {
             send(*pid, rustix::process::Signal::KILL);
         }
     }
     Ok(())
 }
 
-fn alive(running: &HashMap<Daemon, Option<u32>>) -> bool {
-    running.values().flatten().any(|pid| {
+/// Starts the successor of a daemon and tells whoever asked for it how that went; the child when it
+/// serves.
+async fn succeed(
+    request: Request,
+    command: Command,
+    readiness: Readiness,
+    mut asker: OwnedWriteHalf,
+) -> (Daemon, Option<Child>) {
+    let outcome = async {
+        let spawned = tokio::process::Command::from(command).kill_on_drop(true).spawn();
+        let mut child = spawned.map_err(|error| error.to_string())?;
+        tokio::select! {
+            () = readiness.wait() => Ok(child),
+            status = child.wait() => Err(match status {
+                Ok(status) => format!("the new process ended: {status}"),
+                Err(error) => error.to_string(),
+            }),
+            () = tokio::time::sleep(SUCCESSION) => Err("the new process is not ready".to_owned()),
+        }
+    };
+    let (answer, child) = match outcome.await {
+        Ok(child) => (child.id().unwrap_or_default().to_string(), Some(child)),
+        Err(error) => (error, None),
+    };
+    // The operator may have given up waiting.
+    let _ = asker.write_all(format!("{answer}\n").as_bytes()).await;
+    (request.daemon, child)
+}
+
+fn alive(pids: &[u32]) -> bool {
+    pids.iter().any(|pid| {
         // A zombie of ours is gone for our purposes.
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
@@ -174,24 +254,43 @@ fn send(pid: u32, signal: rustix::process::Signal) {
 }
 
 fn spawn(daemon: Daemon, station: &Station, notify: Option<&Path>) -> io::Result<Child> {
+    let command = daemon_command(daemon, station, notify)?;
+    tokio::process::Command::from(command).kill_on_drop(true).spawn()
+}
+
+fn daemon_command(daemon: Daemon, station: &Station, notify: Option<&Path>) -> io::Result<Command> {
     let mut command = daemon.command(station).map_err(io::Error::other)?;
     command.stdin(Stdio::null());
     match notify {
         Some(path) => command.env("NOTIFY_SOCKET", path),
         None => command.env_remove("NOTIFY_SOCKET"),
     };
-    tokio::process::Command::from(command).kill_on_drop(true).spawn()
+    // They are meant for this process.
+    command.env_remove("WATCHDOG_USEC").env_remove("WATCHDOG_PID");
+    Ok(command)
 }
 
-/// Waits for the end of a daemon, says so, and pauses; the pause for the next time.
-async fn wait(daemon: Daemon, mut child: Child, pause: Duration) -> (Daemon, Duration) {
-    let start = Instant::now();
-    let how = match child.wait().await {
+/// A daemon that has ended.
+struct Ended {
+    daemon: Daemon,
+    pid: Option<u32>,
+    /// Its exit code; `None` when a signal ended it.
+    status: Option<i32>,
+    /// Pause before the next start but one.
+    next_pause: Duration,
+}
+
+/// Waits for the end of a daemon, says so, and pauses.
+async fn wait(daemon: Daemon, mut child: Child, pause: Duration) -> Ended {
+    let (start, pid) = (Instant::now(), child.id());
+    let result = child.wait().await;
+    let status = result.as_ref().ok().and_then(ExitStatus::code);
+    let how = match result {
         Ok(status) => status.to_string(),
         Err(error) => error.to_string(),
     };
     println!("station: {} ended ({how})", daemon.name());
     let pause = if start.elapsed() >= STABLE { BACKOFF.0 } else { pause };
     tokio::time::sleep(pause).await;
-    (daemon, (pause * 2).min(BACKOFF.1))
+    Ended { daemon, pid, status, next_pause: (pause * 2).min(BACKOFF.1) }
 }

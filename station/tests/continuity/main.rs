@@ -1,0 +1,51 @@
+//! A whole station that is reloaded and upgraded under load, and what its processes may still do.
+//!
+//! Each test runs `station demo --exec` with itself as the program: the part named `inside` runs on the
+//! client's node of a station whose daemons are real processes under `station run`.
+
+mod load;
+mod privileges;
+mod reload;
+mod upgrade;
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+
+/// One station at a time: every test needs the processors for itself.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// Runs `inside` of the test `name` in a station of its own, and prints the lines that it measured.
+fn in_a_station(name: &str, inside: fn(PathBuf)) {
+    if let Some(dir) = std::env::var_os("CONJURE_DEMO_DIR") {
+        return inside(dir.into());
+    }
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let output = Command::new(env!("CARGO_BIN_EXE_station"))
+        .args(["demo", "--exec"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .output()
+        .unwrap();
+    let (out, err) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    for line in out.lines().filter(|line| line.starts_with("measured ")) {
+        println!("{line}");
+    }
+    assert!(output.status.success() && out.contains("1 passed"), "{out}\n{err}");
+}
+
+#[test]
+fn no_daemon_keeps_a_privilege() {
+    in_a_station("no_daemon_keeps_a_privilege", privileges::inside);
+}
+
+#[test]
+fn two_hundred_reloads_lose_nothing() {
+    in_a_station("two_hundred_reloads_lose_nothing", reload::inside);
+}
+
+#[test]
+fn an_upgrade_refuses_and_breaks_nothing() {
+    in_a_station("an_upgrade_refuses_and_breaks_nothing", upgrade::inside);
+}

@@ -1,0 +1,101 @@
+//! Every daemon is replaced while tunnels are open and clients connect: nobody is refused, nothing breaks.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use client::{Client, Transport};
+
+use crate::load::{self, Tunnels};
+
+/// Tunnels that stay open, over Min and over DTLS.
+const TUNNELS: usize = 180;
+const DTLS_TUNNELS: usize = 20;
+/// Connections in each second.
+const CONNECTIONS: u64 = 50;
+
+/// The station as it looks from the client's node.
+pub(crate) fn inside(dir: PathBuf) {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(run(&dir));
+    // Nothing of the clients has to be finished.
+    runtime.shutdown_background();
+}
+
+#[derive(Debug, Default)]
+struct Connections {
+    good: AtomicU64,
+    bad: AtomicU64,
+}
+
+async fn run(dir: &Path) {
+    load::echo();
+    load::unlimited(dir);
+    let client = load::client(dir, Transport::Min);
+    let over_dtls = load::client(dir, Transport::Dtls { unordered: false });
+    let (mut streams, dtls) =
+        tokio::join!(load::open_many(&client, TUNNELS), load::open_many(&over_dtls, DTLS_TUNNELS));
+    streams.extend(dtls);
+    let tunnels = Tunnels::start(streams, Duration::from_millis(200));
+    let connections = Arc::new(Connections::default());
+    let connecting = tokio::spawn(connect(client, Arc::clone(&connections)));
+    for daemon in ["application", "detector", "registrar", "zbalance"] {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let old = load::pid(dir, daemon).await;
+        let start = Instant::now();
+        let output = upgrade(dir, daemon);
+        let took = start.elapsed().as_millis();
+        assert!(output.status.success(), "{daemon}: {output:?}");
+        let new = load::pid(dir, daemon).await;
+        assert_ne!(old, new, "{daemon}");
+        let (good, bad) = (connections.good.load(Relaxed), connections.bad.load(Relaxed));
+        println!("measured {daemon}: replaced in {took} ms; {good} connections so far, {bad} bad");
+        if daemon == "application" {
+            // Its tunnels are still open, so the old process lives.
+            assert!(Path::new(&format!("/proc/{old}/status")).exists(), "the old process left");
+        }
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    connecting.abort();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let (broken, rounds) = tunnels.stop().await;
+    let (good, bad) = (connections.good.load(Relaxed), connections.bad.load(Relaxed));
+    println!(
+        "measured 4 upgrades: {good} connections good, {bad} bad; {broken} of {} tunnels broken, \
+         {rounds} messages",
+        TUNNELS + DTLS_TUNNELS
+    );
+    assert_eq!((bad, broken), (0, 0));
+    assert!(good >= 8 * CONNECTIONS, "only {good} connections");
+}
+
+fn upgrade(dir: &Path, daemon: &str) -> std::process::Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_station"));
+    command.args(["upgrade", daemon, "--drain", "60", "--ipc-dir"]).arg(load::ipc(dir));
+    command.output().unwrap()
+}
+
+/// Connects on and on, with a registration for each connection.
+async fn connect(client: Client, connections: Arc<Connections>) {
+    let mut ticks = tokio::time::interval(Duration::from_millis(1000 / CONNECTIONS));
+    loop {
+        ticks.tick().await;
+        let (client, connections) = (client.clone(), Arc::clone(&connections));
+        tokio::spawn(async move {
+            let outcome = async {
+                let mut stream = load::open(&client).await?;
+                load::round(&mut stream).await.map_err(|error| format!("echo: {error}"))
+            };
+            match outcome.await {
+                Ok(()) => connections.good.fetch_add(1, Relaxed),
+                Err(error) => {
+                    eprintln!("a connection failed: {error}");
+                    connections.bad.fetch_add(1, Relaxed)
+                }
+            };
+        });
+    }
+}
