@@ -196,8 +196,8 @@ async fn health_and_metrics_stand_apart() {
     for line in [
         "# TYPE conjure_registrar_bdapi_requests counter",
         "conjure_registrar_bdapi_requests_total 1",
-        "conjure_registrar_reg_processed_BidirectionalAPI_total 1",
-        "conjure_registrar_reg_processed_DNS_total 0",
+        "conjure_registrar_reg_processed_bidirectional_api_total 1",
+        "conjure_registrar_reg_processed_dns_total 0",
         "conjure_registrar_published_total 1",
         "conjure_registrar_subscribers 1",
         "conjure_registrar_generation 1153",

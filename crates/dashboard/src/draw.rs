@@ -78,7 +78,7 @@ fn figure_line(seats: &[Seat]) -> Paragraph<'static> {
 /// Tables below one another, moved up by `scrolled` rows; what does not fit is left out.
 fn draw_tables(frame: &mut Frame<'_>, mut area: Rect, tables: &[Table], scrolled: u16) {
     let mut hidden = usize::from(scrolled);
-    for table in tables {
+    for table in tables.iter().filter(|table| !table.rows.is_empty()) {
         let skipped = hidden.min(table.rows.len());
         hidden -= skipped;
         let rows = &table.rows[skipped..];

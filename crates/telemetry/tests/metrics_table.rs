@@ -109,7 +109,10 @@ fn names_are_good_and_different() {
     for group in GROUPS {
         for family in group.families {
             let name = group.name(family);
-            assert!(name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'), "{name}");
+            assert!(
+                name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'),
+                "{name}"
+            );
             assert!(!name.ends_with("_total") && !name.ends_with("_ms"), "{name}");
             assert!(!family.help.is_empty() && !family.help.ends_with('.'), "{name}");
             assert!(seen.insert(name.clone()), "{name} is there twice");

@@ -1,7 +1,8 @@
 //! Every metric of every daemon: the one place where it is named and explained.
 //!
 //! The fields of the status messages (`station.proto`) are the names: a metric is called
-//! `conjure_DAEMON_ROW_FIELD`, and `station status --json` shows the same value under `FIELD`.
+//! `conjure_DAEMON_ROW_FIELD`, in small letters, and `station status --json` shows the same value under
+//! `FIELD`.
 
 /// How a value behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +65,7 @@ impl Group {
         for part in [self.row, field] {
             if !part.is_empty() {
                 name.push('_');
-                name.push_str(part);
+                name.push_str(&snake(part));
             }
         }
         name
@@ -78,6 +79,18 @@ impl Group {
             Shape::Tally(label) => vec![label],
         }
     }
+}
+
+/// A field whose name has capitals, as counters of the reference have, without them.
+fn snake(field: &str) -> String {
+    let mut name = String::with_capacity(field.len() + 4);
+    for c in field.chars() {
+        if c.is_ascii_uppercase() && name.ends_with(|before: char| before.is_ascii_lowercase()) {
+            name.push('_');
+        }
+        name.push(c);
+    }
+    name.to_ascii_lowercase()
 }
 
 const fn counter(field: &'static str, unit: &'static str, help: &'static str) -> Family {

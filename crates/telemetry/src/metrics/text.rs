@@ -168,7 +168,7 @@ mod tests {
         let text = text(&reply, &Floor::new(10), Format::Prometheus);
         assert!(text.contains("# TYPE conjure_registrar_api_requests_total counter\n"), "{text}");
         assert!(text.contains("\nconjure_registrar_api_requests_total 7\n"), "{text}");
-        assert!(text.contains("\nconjure_registrar_reg_processed_DNS_total 0\n"), "{text}");
+        assert!(text.contains("\nconjure_registrar_reg_processed_dns_total 0\n"), "{text}");
         assert!(!text.contains("# EOF") && !text.contains("# UNIT"));
     }
 
