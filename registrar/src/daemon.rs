@@ -91,6 +91,7 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
     if let Some(channel) = &predecessor {
         handover::steps::begin(channel)?;
     }
+    sandbox::Capability::NetBindService.raise();
     let mut sockets = Sockets::open(&setup, &mut inherited)?;
     sockets.succeeds = predecessor.is_some();
     drop(inherited);

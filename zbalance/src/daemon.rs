@@ -130,6 +130,7 @@ pub fn main(mut arguments: Arguments) -> Exit {
 }
 
 fn run(arguments: &Arguments) -> Result<(), StartError> {
+    sandbox::Capability::NetRaw.raise();
     let mut predecessor = match arguments.take_over && !arguments.check_config {
         true => Some(Predecessor::meet(arguments.cluster, &arguments.interfaces)?),
         false => None,

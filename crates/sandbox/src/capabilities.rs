@@ -37,6 +37,18 @@ impl Capability {
         }
     }
 
+    /// Puts it into effect when the process has it without using it, as a program with permitted file
+    /// capabilities does. What is not there is missed where it is needed, with the remedy.
+    pub fn raise(self) {
+        if let Ok(mut sets) = capabilities(None)
+            && sets.permitted.contains(self.bit())
+        {
+            sets.effective |= self.bit();
+            // The kernel grants what is permitted.
+            let _ = set_capabilities(None, sets);
+        }
+    }
+
     /// Whether the calling thread has it in effect.
     pub fn is_held(self) -> bool {
         capabilities(None).is_ok_and(|sets| sets.effective.contains(self.bit()))
