@@ -4,6 +4,9 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if let Some(code) = telemetry::doctor::asked("application") {
+        return code;
+    }
     if telemetry::process::wants_health(std::env::args_os()) {
         return application::daemon::health();
     }

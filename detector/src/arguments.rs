@@ -32,6 +32,7 @@ Usage: detector -c ID [-n N] [-o CPU] [-s CPU] [-z N] [-l SECONDS] -K PATH [-a A
       --user USER         become this user (name, or UID:GID) once the devices are open;
                           otherwise CJ_USER. A detector that stays root has no capability either
       --check-config      read every file, say what is wrong, and exit
+      --doctor            find what keeps it from working: station doctor for this daemon
       --health            ask the running detector for its state: 0 when it is ready, else 1
       --help, --version
 

@@ -38,6 +38,9 @@ pub struct Arguments {
     /// Ask the running registrar for its state: 0 when it is ready, otherwise 1 with the reason.
     #[arg(long)]
     pub health: bool,
+    /// Find what keeps it from working: `station doctor` for this daemon.
+    #[arg(long)]
+    pub doctor: bool,
     /// Read every file, say what is wrong, and exit: 0 when the registrar could start.
     #[arg(long)]
     pub check_config: bool,

@@ -104,6 +104,9 @@ pub struct Arguments {
     /// Ask the running balancer for its state: 0 when it is ready, otherwise 1 with the reason.
     #[arg(long)]
     pub health: bool,
+    /// Find what keeps it from working: `station doctor` for this daemon.
+    #[arg(long)]
+    pub doctor: bool,
     /// The file that these options stand in.
     #[arg(skip)]
     pub file: Option<PathBuf>,

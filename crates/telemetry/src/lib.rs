@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod doctor;
 mod journal;
 pub mod log;
 pub mod metrics;
