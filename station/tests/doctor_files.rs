@@ -516,6 +516,33 @@ fn d03_units() {
 }
 
 #[test]
+fn each_daemon_becomes_the_doctor() {
+    let patient = Patient::planted();
+    for (daemon, part) in [
+        ("zbalance", "ingest"),
+        ("detector", "detector"),
+        ("application", "application"),
+        ("registrar", "registrar"),
+    ] {
+        let program = std::path::Path::new(env!("CARGO_BIN_EXE_station")).with_file_name(daemon);
+        let output = std::process::Command::new(program)
+            .args(["--doctor", "--json", "--root"])
+            .arg(patient.path("/"))
+            .output()
+            .unwrap();
+        let all: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let checks = all["checks"].as_array().unwrap();
+        assert!(
+            checks.iter().all(|check| check["for"].as_array().unwrap().iter().any(|p| p == part))
+        );
+        assert!(
+            checks.len() < 45 && checks.iter().any(|check| check["id"] == "C01"),
+            "{daemon}: {all:#}"
+        );
+    }
+}
+
+#[test]
 fn the_book_lists_every_check() {
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_station"))
         .args(["doctor", "--list"])

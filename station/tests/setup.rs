@@ -228,6 +228,7 @@ fn what_was_made_can_be_taken_back() {
         let steps = dry.out.lines().filter(|line| line.starts_with("# ")).count();
         assert_eq!(said.out.lines().count(), steps + 1, "{dry:?}\n{said:?}");
         assert!(shell("ip -d link show tun0").contains("user 4242"));
+        assert_eq!(shell("stat -c %u:%g:%a /run/conjure"), "4242:4242:755\n");
         nothing_to_do(stage, &[]);
 
         let dry = stage.station("setup", &["--undo", "--dry-run"]).good();

@@ -1,6 +1,8 @@
 //! From the present state of a host to the wanted one.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use crate::Root;
 use crate::chains::{self, Tools};
@@ -14,6 +16,7 @@ use crate::route::{RouteError, ip};
 use crate::step::{Action, Step, StepError};
 use crate::tool::{self, CommandError};
 use crate::tun::{self, Device, Holder};
+use crate::user::group_of;
 
 const LAST_ACK: &str = "net/netfilter/nf_conntrack_tcp_timeout_last_ack";
 const ALL_RP_FILTER: &str = "net/ipv4/conf/all/rp_filter";
@@ -132,6 +135,9 @@ impl Change {
         change.filter(root, plan, &routes, &old)?;
         change.last_ack(root);
         change.policy_rules(&plan.route.tuns)?;
+        if let Some(folder) = &plan.sockets {
+            change.sockets(root, folder, plan.owner);
+        }
         if let Some(pf_ring) = &plan.pf_ring {
             change.pf_ring(root, pf_ring);
         }
@@ -330,6 +336,22 @@ impl Change {
             }
         }
         Ok(())
+    }
+
+    /// Daemons without privilege cannot make their folder themselves.
+    fn sockets(&mut self, root: &Root, folder: &Path, owner: Option<u32>) {
+        let place = root.path(folder);
+        let present = std::fs::metadata(&place).ok();
+        let fits = |uid: u32| owner.is_none_or(|owner| owner == uid);
+        if present.as_ref().is_some_and(|meta| fits(meta.uid())) {
+            return;
+        }
+        if present.is_none() {
+            self.record.sockets = Some(place.clone());
+        }
+        let user = owner.map(|uid| format!(" -o {uid} -g {}", group_of(root, uid)));
+        let command = format!("install -d -m 0755{} {}", user.unwrap_or_default(), place.display());
+        self.steps.push(Step::run("folder of the daemons' sockets", &command));
     }
 
     fn pf_ring(&mut self, root: &Root, wanted: &PfRing) {

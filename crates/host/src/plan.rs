@@ -1,6 +1,7 @@
 //! The wanted state of a host, computed from the configuration.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 
 use conf::{IngestBackend, Station};
 
@@ -12,6 +13,8 @@ use crate::user::uid_of;
 
 /// User that runs the daemons where the configuration names none.
 const SERVICE_USER: &str = "conjure";
+/// Folder of the daemons' sockets where the configuration names none.
+const SOCKETS: &str = "/run/conjure";
 /// Drivers that PF_RING has a zero-copy version of and that the reference's set-up takes.
 const DRIVERS: [&str; 4] = ["e1000e", "i40e", "ixgbe", "ice"];
 
@@ -44,6 +47,8 @@ pub struct Plan {
     pub owner: Option<u32>,
     /// Whose rules.
     pub rules: Rules,
+    /// Folder of the daemons' sockets, when it is to be made.
+    pub sockets: Option<PathBuf>,
     /// What PF_RING needs, when it is the capture back end.
     pub pf_ring: Option<PfRing>,
     /// What an operator should know of how this was computed.
@@ -79,7 +84,15 @@ pub enum PlanError {
 impl Plan {
     /// A plan for one station whose addresses are known.
     pub fn new(offset: u32, route: Route, owner: Option<u32>) -> Self {
-        Self { offset, route, owner, rules: Rules::Nftables, pf_ring: None, remarks: Vec::new() }
+        Self {
+            offset,
+            route,
+            owner,
+            rules: Rules::Nftables,
+            sockets: None,
+            pf_ring: None,
+            remarks: Vec::new(),
+        }
     }
 
     /// The plan for the host `root` with the configuration `station`; `driver` asks for the PF_RING
@@ -130,7 +143,8 @@ impl Plan {
         };
         let offset = u32::try_from(placement.tun_offset).unwrap_or(u32::MAX);
         let route = Route { tuns, v4: only_v4(v4), v6: only_v6(v6) };
-        Ok(Self { offset, route, owner, rules, pf_ring, remarks })
+        let sockets = station.ipc_dir.clone().unwrap_or_else(|| PathBuf::from(SOCKETS));
+        Ok(Self { offset, route, owner, rules, sockets: Some(sockets), pf_ring, remarks })
     }
 }
 

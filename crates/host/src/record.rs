@@ -29,6 +29,9 @@ pub struct Record {
     pub ruleset: Option<(String, String)>,
     /// Tables of nftables that were not there before.
     pub tables: Vec<String>,
+    /// Folder of sockets that was made.
+    #[serde(default)]
+    pub sockets: Option<PathBuf>,
     /// Sizes of pools of huge pages as they were.
     pub pages: BTreeMap<PathBuf, u64>,
     /// Where huge pages were mounted.

@@ -64,6 +64,15 @@ pub fn plan(root: &Root, plan: &Plan, records: &[Record]) -> Result<Undo, SetupE
             ));
         }
     }
+    if let Some(folder) =
+        record.sockets.as_ref().filter(|folder| folder.exists() && others.is_empty())
+    {
+        if std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none()) {
+            undo.steps.push(Step::run("made by set-up", &format!("rmdir {}", folder.display())));
+        } else {
+            undo.remarks.push(format!("{} is not empty and stays", folder.display()));
+        }
+    }
     if let Some(folder) = &record.mounted {
         let command = format!("umount {}", folder.display());
         undo.steps.push(Step::run("mounted by set-up", &command));
@@ -80,6 +89,7 @@ pub fn plan(root: &Root, plan: &Plan, records: &[Record]) -> Result<Undo, SetupE
         for (name, value) in shared(&record.settings) {
             heir.settings.insert(name.clone(), value.clone());
         }
+        heir.sockets = heir.sockets.or_else(|| record.sockets.clone());
         let routes: Vec<Route> = others.iter().map(|record| record.route.clone()).collect();
         let asked = heir.ruleset.is_some().then(|| nft_ruleset(&routes));
         undo.heir = Some((heir, asked));

@@ -29,3 +29,13 @@ pub fn uid_of(root: &Root, name: &str) -> Option<u32> {
 pub fn name_of(root: &Root, uid: u32) -> Option<String> {
     entries(root).into_iter().find(|(_, known)| *known == uid).map(|(name, _)| name)
 }
+
+/// Number of the first group of the user `uid`; a user without an entry has a group of the same number.
+pub(crate) fn group_of(root: &Root, uid: u32) -> u32 {
+    let text = root.read("/etc/passwd").unwrap_or_default();
+    let group = text.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        (fields.get(2)?.parse() == Ok(uid)).then(|| fields.get(3)?.parse().ok())?
+    });
+    group.unwrap_or(uid)
+}

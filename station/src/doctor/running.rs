@@ -13,9 +13,9 @@ use crate::daemons::Daemon;
 
 /// Share of frames that may be lost, per million.
 const LOSS: u64 = 1000;
-/// Time over which the use of processors is measured.
+/// Time over which the need of processors is measured.
 const WATCH: Duration = Duration::from_millis(300);
-/// Part of a processor from which a thread is saturated.
+/// Part of the processors from which they are too few.
 const SATURATED: f64 = 0.95;
 /// A consumer that was silent for this long, seconds, does not work.
 const SILENT: f64 = 5.0;
@@ -173,28 +173,36 @@ fn pinned(reply: &StatusReply) -> usize {
     }
 }
 
+/// Seconds for which the threads of a process ran or waited for a processor.
+fn wanted(probe: &Probe, pid: u32) -> Option<f64> {
+    let folder = format!("/proc/{pid}/task");
+    let threads = probe.root.list(&folder);
+    let nanoseconds: Vec<u64> = threads
+        .iter()
+        .filter_map(|thread| {
+            let text = probe.root.read(format!("{folder}/{thread}/schedstat")).ok()?;
+            let mut fields = text.split_whitespace().map_while(|field| field.parse::<u64>().ok());
+            Some(fields.next()? + fields.next()?)
+        })
+        .collect();
+    (!nanoseconds.is_empty()).then(|| nanoseconds.iter().sum::<u64>() as f64 / 1e9)
+}
+
 fn saturation(probe: &Probe, statuses: &[(Daemon, StatusReply)], findings: &mut Vec<Finding>) {
-    let seconds = |reply: &StatusReply| {
-        let pid = reply.identity.as_ref()?.pid;
-        let stat = probe.root.read(format!("/proc/{pid}/stat")).ok()?;
-        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-        let ticks: u64 =
-            fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
-        Some(ticks as f64 / 100.0)
-    };
-    let before: Vec<Option<f64>> = statuses.iter().map(|(_, reply)| seconds(reply)).collect();
+    let look = |reply: &StatusReply| wanted(probe, reply.identity.as_ref()?.pid);
+    let before: Vec<Option<f64>> = statuses.iter().map(|(_, reply)| look(reply)).collect();
     let start = Instant::now();
     std::thread::sleep(WATCH);
     let elapsed = start.elapsed().as_secs_f64();
     for ((daemon, reply), before) in statuses.iter().zip(before) {
-        let (Some(before), Some(after)) = (before, seconds(reply)) else { continue };
+        let (Some(before), Some(after)) = (before, look(reply)) else { continue };
         let used = (after - before) / elapsed;
         let most = pinned(reply) as f64;
         if used > most * SATURATED {
             warn(
                 findings,
-                "a daemon uses all the processors that it can",
-                format!("{}: {used:.1} of {most:.0} CPUs", daemon.name()),
+                "a daemon would use more processors than it has",
+                format!("{}: {used:.1} wanted, {most:.0} there", daemon.name()),
                 "raise CJ_CORECOUNT, or move other work away",
             );
         }
