@@ -8,7 +8,7 @@ PROFILE := --release
 # Tools of Debian that a target needs, as tool:package.
 RUN_TOOLS := ip:iproute2 tc:iproute2 nft:nftables ethtool:ethtool nsenter:util-linux unshare:util-linux
 TEST_TOOLS := $(RUN_TOOLS) redis-server:redis-server ping:iputils-ping tcpdump:tcpdump curl:curl faketime:faketime \
-	iptables:iptables setpriv:util-linux sysctl:procps as:binutils \
+	iptables:iptables setpriv:util-linux sysctl:procps as:binutils nats-server:nats-server \
 	python3:python3 chromium:chromium promtool:prometheus tmux:tmux tshark:tshark capinfos:wireshark-common
 # What the build itself needs beside Rust.
 BUILD_TOOLS := cc:gcc cmake:cmake

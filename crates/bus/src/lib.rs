@@ -1,4 +1,4 @@
-//! Registration bus: ZeroMQ publishers and subscribers.
+//! Registration bus: ZeroMQ publishers and subscribers, and NATS JetStream for fleets.
 //!
 //! One message is one `C2SWrapper` in one frame. The wire protocol (ZMTP 3.x, `spec/registrar.md`
 //! 10.4, RFC 37) is a value without sockets or clock, [`Connection`]; [`Publisher`] and
@@ -18,6 +18,7 @@ mod endpoint;
 mod frame;
 mod greeting;
 mod link;
+mod nats;
 mod publisher;
 mod sealed;
 mod subscriber;
@@ -31,6 +32,7 @@ pub use curve::{
 pub use endpoint::{Endpoint, EndpointError};
 pub use frame::{Frame, FrameError, Kind};
 pub use greeting::{GREETING_LEN, Greeting, GreetingError, Mechanism};
+pub use nats::{KEPT, NatsOptions, NatsPublisher, NatsSubscriber, SUBJECT};
 pub use publisher::{BindError, Fanout, PeerStatus, Publisher, PublisherOptions, PublisherStats};
 pub use subscriber::{State, Subscriber, SubscriberOptions, SubscriberStats};
 pub use subscriptions::Subscriptions;
