@@ -37,5 +37,14 @@ done
 queues=$CJ_CORECOUNT
 [ "$N_QUEUE_SETS" = 1 ] || queues=$CJ_CORECOUNT,$CJ_CORECOUNT
 
+# A list such as 0,2-3 becomes 0:2:3.
+cpus=
+IFS=, read -ra ranges <<<"${CJ_INGEST_CORES:-$CJ_COREBASE}"
+for range in "${ranges[@]}"; do
+    for ((cpu = ${range%-*}; cpu <= ${range#*-}; cpu++)); do
+        cpus=${cpus:+$cpus:}$cpu
+    done
+done
+
 exec "${CJ_ROOT:-}/opt/conjure/bin/zbalance" -i "$sources" -c "$CJ_CLUSTER_ID" -n "$queues" \
-    -m "$ZBALANCE_HASH_MODE" -g "$CJ_COREBASE" -z
+    -m "$ZBALANCE_HASH_MODE" -g "$cpus" -z

@@ -15,13 +15,14 @@ use crate::covert::Resolver;
 use crate::liveness::Dialer;
 use crate::pipeline::Pipeline;
 use crate::screen::Screen;
+use crate::sources::Source;
 use crate::stats::{BUS_QUEUE, Stats};
 use crate::throttle::Throttle;
 
 /// Hands what may be believed of every message of one source to the fan-in socket, to which
 /// external tools subscribe. `address` is the source's.
 pub async fn forward(
-    mut source: Subscriber,
+    mut source: Source,
     address: String,
     screen: Screen,
     fan_in: Arc<Publisher>,

@@ -7,7 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bus::{CurveClient, CurveKeys, Heartbeat, Publisher, State, Subscriber, SubscriberOptions};
+use bus::{
+    CurveClient, CurveKeys, Heartbeat, NatsOptions, NatsSubscriber, Publisher, State, Subscriber,
+    SubscriberOptions,
+};
+use bytes::Bytes;
 use conf::{Application, ConnectSocket};
 use parking_lot::Mutex;
 use telemetry::log::Logger;
@@ -76,10 +80,10 @@ impl Sources {
         }
         let mut running = self.running.lock();
         let mut old = std::mem::take(&mut *running);
-        for (identity, options, screen) in prepared.usable {
+        for (identity, link, screen) in prepared.usable {
             match old.iter().position(|source| source.identity == identity) {
                 Some(at) => running.push(old.swap_remove(at)),
-                None => running.extend(self.connect(identity, options, screen)),
+                None => running.extend(self.connect(identity, link, screen)),
             }
         }
         for gone in old {
@@ -90,19 +94,14 @@ impl Sources {
         }
     }
 
-    fn connect(
-        &self,
-        identity: Identity,
-        options: SubscriberOptions,
-        screen: Screen,
-    ) -> Option<Running> {
+    fn connect(&self, identity: Identity, link: Link, screen: Screen) -> Option<Running> {
         let address = identity.socket.address.clone();
-        match Subscriber::connect(&address, options) {
-            Ok(subscriber) => {
-                let state = subscriber.watch();
+        match link.open(&address) {
+            Ok(source) => {
+                let state = source.watch();
                 let reporting = report(address.clone(), state.clone(), self.log.clone());
                 let (fan_in, log) = (Arc::clone(&self.fan_in), self.log.clone());
-                let forwarding = ingest::forward(subscriber, address, screen, fan_in, log);
+                let forwarding = ingest::forward(source, address, screen, fan_in, log);
                 let tasks = [tokio::spawn(reporting), tokio::spawn(forwarding)];
                 Some(Running { identity, state, tasks })
             }
@@ -125,6 +124,56 @@ impl Sources {
     }
 }
 
+/// How a source is reached.
+#[derive(Debug)]
+enum Link {
+    /// ZeroMQ.
+    Zmq(SubscriberOptions),
+    /// NATS, under the durable name.
+    Nats(NatsOptions, String),
+}
+
+impl Link {
+    /// A source at `address`; the connection is made in the background.
+    fn open(self, address: &str) -> Result<Source, bus::EndpointError> {
+        Ok(match self {
+            Self::Zmq(options) => Source::Zmq(Subscriber::connect(address, options)?),
+            Self::Nats(options, name) => Source::Nats(NatsSubscriber::start(options, &name)),
+        })
+    }
+}
+
+/// A source of registrations.
+#[derive(Debug)]
+pub enum Source {
+    /// ZeroMQ.
+    Zmq(Subscriber),
+    /// NATS.
+    Nats(NatsSubscriber),
+}
+
+impl Source {
+    /// The next message.
+    pub async fn recv(&mut self) -> Bytes {
+        match self {
+            Self::Zmq(source) => source.recv().await,
+            Self::Nats(source) => source.recv().await,
+        }
+    }
+
+    fn watch(&self) -> watch::Receiver<State> {
+        match self {
+            Self::Zmq(source) => source.watch(),
+            Self::Nats(source) => source.watch(),
+        }
+    }
+}
+
+/// Name of this host, under which a NATS server keeps what it did not hear.
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
 /// Why the CURVE key cannot be used.
 #[derive(Debug, thiserror::Error)]
 enum KeyError {
@@ -139,7 +188,7 @@ enum KeyError {
 /// The sources of a configuration with their keys.
 #[derive(Debug)]
 pub(crate) struct Prepared {
-    usable: Vec<(Identity, SubscriberOptions, Screen)>,
+    usable: Vec<(Identity, Link, Screen)>,
     unusable: Vec<String>,
     notes: Vec<String>,
 }
@@ -178,6 +227,21 @@ pub(crate) fn prepare(
             }
             _ => {}
         }
+        let link = if source.is_nats() {
+            let credentials = source.credentials_path.as_deref();
+            match NatsOptions::new(&address, &source.subscription, credentials) {
+                Ok(options) => {
+                    Link::Nats(options, source.durable_name.clone().unwrap_or_else(host_name))
+                }
+                Err(error) => {
+                    let text = format!("source {address} is skipped: credentials_path: {error}");
+                    prepared.unusable.push(text);
+                    continue;
+                }
+            }
+        } else {
+            Link::Zmq(options)
+        };
         match Screen::new(source, settings.prescanned_from_any, Arc::clone(counters)) {
             Ok(screen) => {
                 let own = keys.as_ref().and_then(|keys| keys.as_ref().ok());
@@ -187,7 +251,7 @@ pub(crate) fn prepare(
                     prescanned_from_any: settings.prescanned_from_any,
                     key: source.server_key.and(own).map(|keys| *keys.public()),
                 };
-                prepared.usable.push((identity, options, screen));
+                prepared.usable.push((identity, link, screen));
             }
             Err(error) => {
                 let text = format!(

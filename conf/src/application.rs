@@ -44,7 +44,7 @@ pub enum RelayMode {
 /// One source of registrations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectSocket {
-    /// ZeroMQ endpoint.
+    /// ZeroMQ endpoint, or a NATS server.
     pub address: String,
     /// CURVE key of the server; `None` for the NULL mechanism.
     pub server_key: Option<[u8; 32]>,
@@ -52,6 +52,36 @@ pub struct ConnectSocket {
     pub subscription: String,
     /// What becomes of registrar responses in its messages.
     pub responses: Responses,
+    /// NATS: name under which the server keeps what this station did not hear; `None` for the name
+    /// of this host.
+    pub durable_name: Option<String>,
+    /// NATS: file with `USER:PASSWORD`, where the server wants them.
+    pub credentials_path: Option<PathBuf>,
+}
+
+impl ConnectSocket {
+    /// Whether this is a NATS server.
+    pub fn is_nats(&self) -> bool {
+        nats_server(&self.address)
+    }
+}
+
+/// Whether `url` names a NATS server.
+pub(crate) fn nats_server(url: &str) -> bool {
+    ["nats://", "tls://"].iter().any(|scheme| url.starts_with(scheme))
+}
+
+/// What is wrong with the URL of a NATS server, if anything is.
+pub(crate) fn nats_problem(url: &str) -> Option<&'static str> {
+    let wrong = url.split(',').any(|url| {
+        let rest = url.trim().split_once("://").map(|(_, rest)| rest).unwrap_or_default();
+        rest.is_empty() || !nats_server(url.trim())
+    });
+    match url.contains('@') {
+        true => Some("a URL without user and password, which stand in a file of their own"),
+        false if wrong => Some("nats://HOST:PORT or tls://HOST:PORT, several separated by commas"),
+        false => None,
+    }
 }
 
 /// Cache of liveness results of one kind.
@@ -338,8 +368,13 @@ fn sockets(table: &mut Table) -> Vec<ConnectSocket> {
     let mut sockets = Vec::new();
     for mut inner in table.tables("connect_sockets") {
         let address = inner.string("address").unwrap_or_default();
-        if !(address.starts_with("tcp://") || address.starts_with("ipc://")) {
-            inner.problem("address", format!("`{address}`"), "tcp://HOST:PORT or ipc://PATH");
+        if nats_server(&address) {
+            if let Some(expected) = nats_problem(&address) {
+                inner.problem("address", "a URL of another form", expected);
+            }
+        } else if !(address.starts_with("tcp://") || address.starts_with("ipc://")) {
+            let expected = "tcp://HOST:PORT, ipc://PATH or nats://HOST:PORT";
+            inner.problem("address", format!("`{address}`"), expected);
         }
         let kind = inner.string("type").unwrap_or_default();
         let key = inner.string("pubkey").unwrap_or_default();
@@ -358,7 +393,16 @@ fn sockets(table: &mut Table) -> Vec<ConnectSocket> {
         };
         let subscription = inner.string("subscription").unwrap_or_default();
         let responses = responses::of_source(&mut inner, server_key, &common);
-        sockets.push(ConnectSocket { address, server_key, subscription, responses });
+        let durable_name = inner.string("durable_name").filter(|name| !name.is_empty());
+        let credentials_path = path(&mut inner, "credentials_path");
+        sockets.push(ConnectSocket {
+            address,
+            server_key,
+            subscription,
+            responses,
+            durable_name,
+            credentials_path,
+        });
         table.absorb(inner);
     }
     sockets

@@ -1,5 +1,6 @@
 //! The command line of each daemon (`spec/operations.md` 5), as the start scripts build it.
 
+use crate::placement::cpu_list;
 use crate::problem::{Origin, Problem};
 use crate::station::{IngestBackend, Station};
 
@@ -36,11 +37,18 @@ pub fn zbalance(station: &Station) -> Result<Vec<String>, Problem> {
         ("-c", station.cluster_id.to_string()),
         ("-n", queues),
         ("-m", station.hash_mode.to_string()),
-        ("-g", station.placement.core_base.to_string()),
+        ("-g", ingest_cpus(station)),
     ])
     .into_iter()
     .chain(["-z".to_owned()])
     .collect())
+}
+
+/// CPUs of the ingest threads, in their order; without `CJ_INGEST_CORES` the first of the workers.
+fn ingest_cpus(station: &Station) -> String {
+    let cpus = station.ingest_cores.as_deref().and_then(cpu_list);
+    let cpus = cpus.unwrap_or_else(|| vec![station.placement.core_base]);
+    cpus.iter().map(usize::to_string).collect::<Vec<_>>().join(":")
 }
 
 /// Arguments of `detector`, without the program's name.

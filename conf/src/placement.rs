@@ -57,3 +57,31 @@ impl Placement {
         self.cores().last().copied().filter(|&cpu| cpu >= available.min(MAX_CPUS))
     }
 }
+
+/// CPUs of a list such as `0,2-3`; `None` when it is none.
+pub fn cpu_list(text: &str) -> Option<Vec<usize>> {
+    let mut cpus = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (usize, usize) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+        if last < first || last >= MAX_CPUS {
+            return None;
+        }
+        cpus.extend(first..=last);
+    }
+    Some(cpus)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_cpus() {
+        assert_eq!(cpu_list("3"), Some(vec![3]));
+        assert_eq!(cpu_list("0, 2-4"), Some(vec![0, 2, 3, 4]));
+        for wrong in ["", "a", "4-2", "0-", "0-99999", "1;2"] {
+            assert_eq!(cpu_list(wrong), None, "{wrong}");
+        }
+    }
+}

@@ -153,6 +153,12 @@ pub struct Registrar {
     pub signing_key_path: Option<PathBuf>,
     /// Form of the signatures, in CURVE mode.
     pub signing_mode: SigningMode,
+    /// NATS server with JetStream to which registrations go as well; `None` for none.
+    pub nats_url: Option<String>,
+    /// Their subject; empty for the usual one.
+    pub nats_subject: String,
+    /// File with `USER:PASSWORD`, where the server wants them.
+    pub nats_credentials_path: Option<PathBuf>,
     /// Serialized `ClientConf`.
     pub clientconf_path: PathBuf,
     /// File of further prefixes of the Prefix transport, as the stations have it.
@@ -220,6 +226,9 @@ impl Registrar {
             any_station,
             signing_key_path: path(t, "signing_key_path"),
             signing_mode: signing_mode(t),
+            nats_url: nats_url(t),
+            nats_subject: t.string("nats_subject").unwrap_or_default(),
+            nats_credentials_path: path(t, "nats_credentials_path"),
             clientconf_path: PathBuf::from(required(
                 t,
                 "clientconf_path",
@@ -257,6 +266,14 @@ fn required(table: &mut Table, key: &'static str, expected: &str) -> String {
         table.problem(key, "no value", expected);
     }
     text
+}
+
+fn nats_url(table: &mut Table) -> Option<String> {
+    let url = table.string("nats_url").filter(|url| !url.is_empty())?;
+    if let Some(expected) = crate::application::nats_problem(&url) {
+        table.problem("nats_url", "a URL of another form", expected);
+    }
+    Some(url)
 }
 
 fn address<T: std::str::FromStr>(

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::go;
-use crate::placement::Placement;
+use crate::placement::{self, Placement};
 use crate::problem::{Loaded, Notice, Problem, Problems};
 use crate::variables::{Sources, Variables};
 
@@ -40,7 +40,7 @@ pub struct Station {
     pub interfaces: Vec<String>,
     /// Capture back end (`CJ_INGEST_BACKEND`).
     pub backend: IngestBackend,
-    /// CPUs of the ingest threads, if set (`CJ_INGEST_CORES`).
+    /// CPUs of the ingest threads, as a list such as `0,2-3`, if set (`CJ_INGEST_CORES`).
     pub ingest_cores: Option<String>,
     /// Distribution mode of zbalance (`ZBALANCE_HASH_MODE`).
     pub hash_mode: u32,
@@ -134,7 +134,7 @@ impl Reader<'_> {
             placement,
             interfaces: interfaces.map(str::to_owned).collect(),
             backend: self.backend(),
-            ingest_cores: self.variables.filled("CJ_INGEST_CORES").map(str::to_owned),
+            ingest_cores: self.ingest_cores(),
             hash_mode: self.number("ZBALANCE_HASH_MODE", 1, 0..=7),
             log_interval: Duration::from_secs(self.number("CJ_LOG_INTERVAL", 5, 0..=86_400)),
             privkey: self.path("CJ_PRIVKEY"),
@@ -193,6 +193,15 @@ impl Reader<'_> {
             self.problem(name, text, expected.to_owned());
         }
         value
+    }
+
+    fn ingest_cores(&mut self) -> Option<String> {
+        let text = self.variables.filled("CJ_INGEST_CORES")?;
+        if placement::cpu_list(text).is_none() {
+            let expected = "a list of CPUs such as 0,2-3".to_owned();
+            self.problem("CJ_INGEST_CORES", text, expected);
+        }
+        Some(text.to_owned())
     }
 
     fn skip_core(&mut self) -> Option<usize> {

@@ -151,6 +151,26 @@ fn overrides_are_checked_when_loaded() {
     assert!(of("[[excluded_subnet_from_overrides]]\nweight=1\n").is_err());
 }
 
+/// The scripts' line and ours agree about the CPUs of the ingest threads.
+#[test]
+fn ingest_cpus_reach_zbalance() {
+    let line = |text: &str| {
+        let station = station(&format!("CJ_IFACE=eth1\nCJ_COREBASE=1\n{text}")).unwrap().value;
+        conf::command_lines::zbalance(&station).unwrap().join(" ")
+    };
+    assert!(line("").ends_with("-g 1 -z"));
+    assert!(line("CJ_INGEST_CORES=0,4-6\n").ends_with("-g 0:4:5:6 -z"));
+    let error = station("CJ_INGEST_CORES=4-2\n").unwrap_err().to_string();
+    assert!(error.contains("CJ_INGEST_CORES: found `4-2`, expected a list of CPUs"), "{error}");
+    let script = std::fs::read_to_string(format!("{SHIPPED}/../scripts/start_zbalance_ipc.sh"));
+    let script = script.unwrap();
+    let start = script.find("cpus=\n").unwrap();
+    let end = start + script[start..].find("\nexec").unwrap();
+    let shell = format!("CJ_COREBASE=1 CJ_INGEST_CORES=0,4-6\n{}\necho $cpus", &script[start..end]);
+    let out = std::process::Command::new("bash").args(["-c", &shell]).output().unwrap();
+    assert_eq!(String::from_utf8(out.stdout).unwrap(), "0:4:5:6\n");
+}
+
 #[test]
 fn aliases_and_unknown_names() {
     let loaded = station("CJ_IP4_ADDR=192.0.2.1\nIP6_ADDR=2001:db8::1\nCJ_CORECUONT=2\n").unwrap();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bus::{Admission, Publisher, PublisherOptions};
+use bus::{Admission, NatsOptions, NatsPublisher, Publisher, PublisherOptions};
 use conf::RegistrarLogLevel as Level;
 use handover::{Host, Inherited};
 use parking_lot::Mutex;
@@ -280,6 +280,7 @@ impl Registrar {
             snapshot: ArcSwap::from_pointee(snapshot),
             rules: ArcSwap::from_pointee(rules),
             publisher: Arc::new(publisher),
+            nats: nats(&registrar)?,
             metrics: Metrics::default(),
         });
         let (gate, stop) = (Arc::new(Gate::new(&registrar)), Stop::default());
@@ -419,11 +420,21 @@ impl Registrar {
             let _ = tokio::time::timeout_at(deadline, grpc).await;
         }
         let working = || self.api.as_ref().is_some_and(|api| api.connections() > 0);
-        let queued = || self.processor.publisher.peers().iter().any(|peer| peer.queued > 0);
+        let nats = || self.processor.nats.as_ref().is_some_and(|nats| nats.pending() > 0);
+        let queued =
+            || nats() || self.processor.publisher.peers().iter().any(|peer| peer.queued > 0);
         while (working() || queued()) && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
+}
+
+/// The publisher over NATS, where a server is configured.
+fn nats(registrar: &conf::Registrar) -> Result<Option<NatsPublisher>, StartError> {
+    let Some(url) = &registrar.nats_url else { return Ok(None) };
+    let credentials = registrar.nats_credentials_path.as_deref();
+    let options = NatsOptions::new(url, &registrar.nats_subject, credentials)?;
+    Ok(Some(NatsPublisher::start(options)))
 }
 
 async fn print_metrics(processor: Arc<Processor>, interval: Duration) {
@@ -457,6 +468,15 @@ fn describe(processor: &Processor, dns: Option<&DnsService>, reloads: Vec<String
         .collect();
     if let Some(error) = stats.last_error {
         notes.push(format!("{} subscribers failed, last: {error}", stats.failed));
+    }
+    if let Some(nats) = &processor.nats {
+        notes.push(format!(
+            "nats: {}, {} confirmed, {} waiting, {} dropped",
+            *nats.watch().borrow(),
+            nats.published(),
+            nats.pending(),
+            nats.dropped()
+        ));
     }
     if let Some(dns) = dns {
         let pending = dns.pending();

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use bus::Publisher;
+use bus::{NatsPublisher, Publisher};
+use bytes::Bytes;
 use conf::RegistrarLogLevel as Level;
 use registration::channel::Channel;
 use registration::http::Refusal;
@@ -24,6 +25,8 @@ pub struct Processor {
     pub rules: ArcSwap<Rules>,
     /// Where accepted registrations go.
     pub publisher: Arc<Publisher>,
+    /// And over NATS, for a fleet.
+    pub nats: Option<NatsPublisher>,
     /// Counters.
     pub metrics: Metrics,
 }
@@ -71,7 +74,12 @@ impl Processor {
             }
         };
         self.metrics.processed(channel);
-        self.publisher.publish(accepted.publication.into());
+        let message = Bytes::from(accepted.publication);
+        if let Some(nats) = &self.nats {
+            // What does not fit is dropped and counted there.
+            nats.publish(message.clone());
+        }
+        self.publisher.publish(message);
         if let Some(id) = id {
             log::line(
                 Level::Debug,

@@ -87,6 +87,9 @@ pub enum StartError {
     /// The publishing socket cannot be opened.
     #[error("failed to create zmq socket: {0}")]
     Publisher(#[from] BindError),
+    /// The NATS server cannot be used.
+    #[error("nats_credentials_path: {0}")]
+    Nats(#[from] bus::NatsError),
     /// The sockets of the DNS registrar cannot be opened.
     #[error("failed to create DNS responder: {0}")]
     Dns(#[from] ListenError),
@@ -138,6 +141,7 @@ impl StartError {
             Self::Configuration(_)
             | Self::Snapshot(_)
             | Self::Key(_)
+            | Self::Nats(_)
             | Self::DnsSetting(_)
             | Self::Zone { .. }
             | Self::Metrics(_)

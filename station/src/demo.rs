@@ -6,6 +6,7 @@
 pub(crate) mod cell;
 mod files;
 mod matrix;
+mod nats;
 mod redis;
 mod running;
 mod stun;
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant};
 use lab::{Lab, Node, address};
 use telemetry::process::Exit;
 
-use files::{Files, Sessions};
+use files::{Bus, Files, Sessions};
 use running::Running;
 
 /// Time that the station has to become ready.
@@ -37,6 +38,9 @@ pub(crate) struct Arguments {
     /// How the application tells the detector of sessions; redis needs redis-server.
     #[arg(long, value_name = "CHANNEL", value_enum, default_value = "grpc")]
     sessions: Sessions,
+    /// How registrations reach the application from the registrar; nats needs nats-server.
+    #[arg(long, value_name = "BUS", value_enum, default_value = "zmq")]
+    bus: Bus,
     /// Print what the daemons log.
     #[arg(long)]
     verbose: bool,
@@ -71,12 +75,17 @@ fn demonstrate(arguments: &Arguments) -> Result<bool, String> {
     let lab = Lab::build(workers as u32 + 1).map_err(|e| e.to_string())?;
     println!("lab: client - isp - tap - inet - decoy, station; built in {:?}", lab.built_in());
     let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
-    let files = Files::write(dir.path(), workers, arguments.sessions).map_err(|e| e.to_string())?;
+    let files = Files::write(dir.path(), workers, arguments.sessions, arguments.bus)
+        .map_err(|e| e.to_string())?;
     let _web = Web::start(&files)?;
     let stun = stun::start(address::DECOY_V4).map_err(|e| format!("STUN server: {e}"))?;
     let _redis = match arguments.sessions {
         Sessions::Grpc => None,
         Sessions::Redis | Sessions::Both => Some(redis::Supervised::start(&files)?),
+    };
+    let _nats = match arguments.bus {
+        Bus::Zmq => None,
+        Bus::Nats => Some(nats::Server::start(&files)?),
     };
     let station = match &arguments.start {
         Some(program) => Running::by(program, dir.path())?,

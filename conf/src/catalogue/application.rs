@@ -206,7 +206,7 @@ const SOCKETS: &[Setting] = &[
         "address",
         Text,
         Required,
-        "ZeroMQ endpoint: tcp://HOST:PORT, ipc://PATH or ipc://@NAME.",
+        "ZeroMQ endpoint: tcp://HOST:PORT, ipc://PATH or ipc://@NAME. Or a NATS server with JetStream: nats://HOST:PORT, tls://HOST:PORT.",
     ),
     setting(
         "type",
@@ -215,7 +215,12 @@ const SOCKETS: &[Setting] = &[
         "CURVE, or NULL for a source that neither authenticates nor encrypts.",
     ),
     setting("pubkey", Text, EMPTY, "CURVE key of the source, 40 characters of Z85."),
-    setting("subscription", Text, EMPTY, "Topic prefix. Empty for everything."),
+    setting(
+        "subscription",
+        Text,
+        EMPTY,
+        "Topic prefix; empty for everything. NATS: the subject; empty for conjure.registrations.",
+    ),
     setting(
         "resp_policy",
         Choice(&["verify", "trust", "strip"]),
@@ -233,5 +238,17 @@ const SOCKETS: &[Setting] = &[
         Choice(&["ed25519", "legacy"]),
         Value("\"ed25519\""),
         "Form of the signatures: standard, or the reference's.",
+    ),
+    setting(
+        "durable_name",
+        Text,
+        Meaning("the name of this host"),
+        "NATS: name under which the server keeps what this station did not hear.",
+    ),
+    setting(
+        "credentials_path",
+        Path,
+        EMPTY,
+        "NATS: file with USER:PASSWORD, where the server wants them.",
     ),
 ];

@@ -141,6 +141,19 @@ pub const REGISTRAR: &[Setting] = &[
         "Form of the signatures: standard, or the reference's bytes.",
     ),
     setting(
+        "nats_url",
+        Text,
+        EMPTY,
+        "NATS server with JetStream to which registrations go as well, for a fleet of stations that must not miss one: nats://HOST:PORT, tls://HOST:PORT. Empty for none.",
+    ),
+    setting("nats_subject", Text, EMPTY, "Their subject. Empty for conjure.registrations."),
+    setting(
+        "nats_credentials_path",
+        Path,
+        EMPTY,
+        "File with USER:PASSWORD, where the server wants them.",
+    ),
+    setting(
         "clientconf_path",
         Path,
         Required,

@@ -32,7 +32,7 @@ pub use curve::{
 pub use endpoint::{Endpoint, EndpointError};
 pub use frame::{Frame, FrameError, Kind};
 pub use greeting::{GREETING_LEN, Greeting, GreetingError, Mechanism};
-pub use nats::{KEPT, NatsOptions, NatsPublisher, NatsSubscriber, SUBJECT};
+pub use nats::{KEPT, NatsError, NatsOptions, NatsPublisher, NatsSubscriber, SUBJECT};
 pub use publisher::{BindError, Fanout, PeerStatus, Publisher, PublisherOptions, PublisherStats};
 pub use subscriber::{State, Subscriber, SubscriberOptions, SubscriberStats};
 pub use subscriptions::Subscriptions;

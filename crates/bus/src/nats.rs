@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -50,6 +51,47 @@ pub struct NatsOptions {
     pub subject: String,
     /// User and password, where the server wants them.
     pub credentials: Option<(String, Zeroizing<String>)>,
+}
+
+/// Why the options of a NATS server cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum NatsError {
+    /// The file of credentials cannot be read.
+    #[error("cannot read {}: {source}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file holds something else.
+    #[error("{} does not hold USER:PASSWORD", .0.display())]
+    Form(PathBuf),
+}
+
+impl NatsOptions {
+    /// Options of the server at `url`; `subject` empty for [`SUBJECT`]; `credentials` a file that
+    /// holds `USER:PASSWORD`.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or holds something else.
+    pub fn new(url: &str, subject: &str, credentials: Option<&Path>) -> Result<Self, NatsError> {
+        let subject = if subject.is_empty() { SUBJECT } else { subject };
+        let credentials = credentials.map(read_credentials).transpose()?;
+        Ok(Self { url: url.to_owned(), subject: subject.to_owned(), credentials })
+    }
+}
+
+fn read_credentials(path: &Path) -> Result<(String, Zeroizing<String>), NatsError> {
+    let text = std::fs::read_to_string(path)
+        .map(Zeroizing::new)
+        .map_err(|source| NatsError::Read { path: path.to_owned(), source })?;
+    match text.trim_end().split_once(':') {
+        Some((user, password)) if !user.is_empty() && !password.is_empty() => {
+            Ok((user.to_owned(), Zeroizing::new(password.to_owned())))
+        }
+        _ => Err(NatsError::Form(path.to_owned())),
+    }
 }
 
 impl fmt::Debug for NatsOptions {
@@ -124,6 +166,7 @@ impl Pauses {
 /// Counters of a publisher since its start.
 #[derive(Debug, Default)]
 struct Counters {
+    taken: AtomicU64,
     published: AtomicU64,
     dropped: AtomicU64,
 }
@@ -150,9 +193,8 @@ impl NatsPublisher {
     /// Offers one message; false when the queue is full and it was dropped.
     pub fn publish(&self, message: Bytes) -> bool {
         let taken = self.queue.try_send(message).is_ok();
-        if !taken {
-            self.counters.dropped.fetch_add(1, Ordering::Relaxed);
-        }
+        let counter = if taken { &self.counters.taken } else { &self.counters.dropped };
+        counter.fetch_add(1, Ordering::Relaxed);
         taken
     }
 
@@ -166,9 +208,10 @@ impl NatsPublisher {
         self.counters.dropped.load(Ordering::Relaxed)
     }
 
-    /// Messages that wait.
-    pub fn queued(&self) -> usize {
-        QUEUE - self.queue.capacity()
+    /// Messages that were taken and that the server has not confirmed yet.
+    pub fn pending(&self) -> u64 {
+        let taken = self.counters.taken.load(Ordering::Relaxed);
+        taken.saturating_sub(self.published())
     }
 
     /// What the connection is doing.

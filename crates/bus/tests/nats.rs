@@ -46,11 +46,7 @@ impl Server {
     }
 
     fn options(&self) -> NatsOptions {
-        NatsOptions {
-            url: format!("nats://127.0.0.1:{}", self.port),
-            subject: bus::SUBJECT.to_owned(),
-            credentials: None,
-        }
+        NatsOptions::new(&format!("nats://127.0.0.1:{}", self.port), "", None).unwrap()
     }
 }
 

@@ -34,6 +34,15 @@ pub(crate) enum Sessions {
     Both,
 }
 
+/// How registrations reach the application from the registrar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Bus {
+    /// ZeroMQ.
+    Zmq,
+    /// A NATS server that the demo starts, and nothing else.
+    Nats,
+}
+
 /// Everything that daemons, web server and client read.
 #[derive(Debug)]
 pub(crate) struct Files {
@@ -42,7 +51,12 @@ pub(crate) struct Files {
 
 impl Files {
     /// Writes all files into `dir` for `workers` detector workers.
-    pub(crate) fn write(dir: &Path, workers: usize, sessions: Sessions) -> io::Result<Self> {
+    pub(crate) fn write(
+        dir: &Path,
+        workers: usize,
+        sessions: Sessions,
+        bus: Bus,
+    ) -> io::Result<Self> {
         let files = Self { dir: dir.to_owned() };
         let pair = KeyPair::generate(&mut rand::rng());
         crate::genkey::replace(&files.path("privkey"), &*pair.private_file(), 0o600)?;
@@ -50,8 +64,8 @@ impl Files {
         write("phantom_subnets.toml", PHANTOMS.as_bytes())?;
         write("ClientConf.4", &client_conf(&pair, address::DECOY_V4.into()).encode_to_vec())?;
         write("ClientConf.6", &client_conf(&pair, address::DECOY_V6.into()).encode_to_vec())?;
-        write("app_config.toml", app_config(sessions).as_bytes())?;
-        write("reg_config.toml", files.reg_config().as_bytes())?;
+        write("app_config.toml", app_config(sessions, bus).as_bytes())?;
+        write("reg_config.toml", files.reg_config(bus).as_bytes())?;
         write("conjure.conf", files.conjure_conf(workers).as_bytes())?;
         std::fs::create_dir_all(files.ipc_dir())?;
         std::fs::create_dir_all(files.path("www/upload"))?;
@@ -75,11 +89,16 @@ impl Files {
         self.path("ipc")
     }
 
-    fn reg_config(&self) -> String {
+    fn reg_config(&self, bus: Bus) -> String {
+        let nats = match bus {
+            Bus::Zmq => "",
+            Bus::Nats => super::nats::URL,
+        };
         let path = |name: &str| self.path(name).display().to_string();
         REG_CONFIG
             .replace("/var/lib/conjure/ClientConf", &path("ClientConf.4"))
             .replace("/var/lib/conjure/privkey", &path("privkey"))
+            .replace("nats_url = \"\"", &format!("nats_url = \"{nats}\""))
             .replace("# grpc_", "grpc_")
             .replace("/var/lib/conjure/cert.pem", &path("cert.pem"))
             .replace("/var/lib/conjure/key.pem", &path("key.pem"))
@@ -104,8 +123,14 @@ impl Files {
 }
 
 /// The shipped settings with both families on and the chosen session channel.
-fn app_config(sessions: Sessions) -> String {
-    let settings = APP_CONFIG.replace("enable_v6 = false", "enable_v6 = true");
+fn app_config(sessions: Sessions, bus: Bus) -> String {
+    let registrar = match bus {
+        Bus::Zmq => "tcp://127.0.0.1:5591",
+        Bus::Nats => super::nats::URL,
+    };
+    let settings = APP_CONFIG
+        .replace("enable_v6 = false", "enable_v6 = true")
+        .replace("tcp://127.0.0.1:5591", registrar);
     let channel = match sessions {
         Sessions::Grpc => "redis_url = \"\"".to_owned(),
         Sessions::Redis => format!("redis_url = \"{}\"\nsession_socket = \"\"", super::redis::URL),
