@@ -11,7 +11,6 @@ use application::{Station, listener};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use signalling::{C2sWrapper, ClientToStation, Message, RegistrationFlags};
-use tokio::sync::Semaphore;
 use transports::Transport;
 
 use crate::loopback::COVERT;
@@ -77,8 +76,7 @@ fn build(redis_url: &str) -> Result<Station, String> {
 pub fn listen() -> Result<Arc<Station>, String> {
     let station = start("")?;
     let phantoms = listener::listen(listener::default_address()).map_err(|e| e.to_string())?;
-    let sessions = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
-    tokio::spawn(accept(phantoms, Arc::clone(&station), sessions));
+    tokio::spawn(accept(phantoms, Arc::clone(&station)));
     Ok(station)
 }
 
@@ -128,8 +126,8 @@ pub async fn register(
 ) -> Result<SocketAddr, String> {
     let frame = frame(transport, number);
     let policy = station.pipeline.policy.load_full();
-    let read =
-        intake::read(&frame, &station.pipeline.served, &policy).map_err(|e| e.to_string())?;
+    let read = intake::read(&frame, &station.pipeline.served.load(), &policy)
+        .map_err(|e| e.to_string())?;
     let registration = read.registrations.first().ok_or("no registration in the message")?;
     station.pipeline.handle(&frame).await;
     let stored = station.pipeline.store.find(registration.phantom, &registration.identifier);
