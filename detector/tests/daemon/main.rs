@@ -395,3 +395,24 @@ fn a_replay_ends_with_a_summary() {
     assert!(text.contains("replayed 4 packets"), "{text}");
     assert!(text.ends_with("registrations found: 1\n"), "{text}");
 }
+
+/// P43: a container whose runtime gives it no tun device. One line says what is missing and what to do, and
+/// the exit code tells a supervisor that another start changes nothing.
+#[test]
+fn a_missing_device_is_one_line_with_its_remedy() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("privkey"), [7; 32]).unwrap();
+    let mut command = std::process::Command::new("unshare");
+    if !rustix::process::geteuid().is_root() {
+        command.arg("--map-root-user");
+    }
+    let script = "mount -t tmpfs none /dev/net && exec \"$0\" -c 98 -n 1 -K \"$1\"";
+    command.args(["--mount", "sh", "-c", script, env!("CARGO_BIN_EXE_detector")]);
+    command.arg(dir.path().join("privkey")).env("CJ_IPC_DIR", dir.path());
+    let output = command.env_remove("CJ_STATION_CONFIG").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(77), "{said}");
+    let lines: Vec<&str> = said.lines().filter(|line| line.contains("/dev/net/tun")).collect();
+    assert_eq!(lines.len(), 1, "{said}");
+    assert!(lines[0].contains("`devices:`") && lines[0].contains("modprobe tun"), "{said}");
+}
