@@ -357,6 +357,27 @@ fn what_cannot_be_done_is_said() {
     });
 }
 
+/// What `conjure-setup.service` leaves it.
+#[test]
+fn two_capabilities_are_enough() {
+    inside("two_capabilities_are_enough", |stage| {
+        stage.write("conjure.conf", "CJ_CORECOUNT=1\nCJ_TUN_OWNER=4242\n");
+        let before = snapshot();
+        let bound = |arguments: &[&str]| {
+            let mut command = Command::new("setpriv");
+            command.args(["--bounding-set=-all,+net_admin,+chown", "--"]).arg(stage::program());
+            command.args(["setup", "--conf"]).arg(stage.path("conjure.conf")).args(arguments);
+            Said::of(command.output().unwrap()).good()
+        };
+        bound(&[]);
+        assert!(bound(&[]).out.starts_with("nothing to do"));
+        let (_application, heard) = (application(), wire::listen());
+        both_families_are_answered("tun1", &heard, 3000);
+        bound(&["--undo"]);
+        pretty_assert(&before, &snapshot());
+    });
+}
+
 #[test]
 fn pf_ring_comes_last_and_only_when_selected() {
     inside("pf_ring_comes_last_and_only_when_selected", |stage| {

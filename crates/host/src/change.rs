@@ -346,12 +346,16 @@ impl Change {
         if present.as_ref().is_some_and(|meta| fits(meta.uid())) {
             return;
         }
+        let place = place.display();
         if present.is_none() {
-            self.record.sockets = Some(place.clone());
+            self.record.sockets = Some(root.path(folder));
+            let command = format!("install -d -m 0755 {place}");
+            self.steps.push(Step::run("folder of the daemons' sockets", &command));
         }
-        let user = owner.map(|uid| format!(" -o {uid} -g {}", group_of(root, uid)));
-        let command = format!("install -d -m 0755{} {}", user.unwrap_or_default(), place.display());
-        self.steps.push(Step::run("folder of the daemons' sockets", &command));
+        if let Some(uid) = owner {
+            let command = format!("chown {uid}:{} {place}", group_of(root, uid));
+            self.steps.push(Step::run("it belongs to the user of the daemons", &command));
+        }
     }
 
     fn pf_ring(&mut self, root: &Root, wanted: &PfRing) {

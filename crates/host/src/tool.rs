@@ -41,7 +41,7 @@ pub fn package(tool: &str) -> &'static str {
         "nsenter" | "unshare" | "mount" | "umount" => "util-linux",
         "pf_ringcfg" => "pfring",
         "modprobe" => "kmod",
-        "install" | "rmdir" | "chmod" => "coreutils",
+        "install" | "rmdir" | "chmod" | "chown" => "coreutils",
         _ => "iproute2",
     }
 }

@@ -67,10 +67,11 @@ pub fn plan(root: &Root, plan: &Plan, records: &[Record]) -> Result<Undo, SetupE
     if let Some(folder) =
         record.sockets.as_ref().filter(|folder| folder.exists() && others.is_empty())
     {
-        if std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none()) {
-            undo.steps.push(Step::run("made by set-up", &format!("rmdir {}", folder.display())));
-        } else {
+        if std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) {
             undo.remarks.push(format!("{} is not empty and stays", folder.display()));
+        } else {
+            let command = format!("rmdir {}", folder.display());
+            undo.steps.push(Step::run("made by set-up", &command));
         }
     }
     if let Some(folder) = &record.mounted {
