@@ -17,8 +17,8 @@ use parking_lot::Mutex;
 use signalling::station::{ApplicationStatus, Count, FileResult, status_reply::Detail};
 use telemetry::admin::{self, DaemonStatus, Identification};
 use telemetry::log::{self, Logger};
-use telemetry::privacy;
 use telemetry::process::{self, Exit, Reloads, Signal, Signals};
+use telemetry::{metrics, output, privacy};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
@@ -86,6 +86,12 @@ pub enum StartError {
         /// Why.
         cause: io::Error,
     },
+    /// A setting about metrics is wrong.
+    #[error(transparent)]
+    Metrics(#[from] metrics::BadSetting),
+    /// There is no such log format.
+    #[error(transparent)]
+    LogFormat(#[from] output::UnknownFormat),
     /// There is nobody to take over from.
     #[error(transparent)]
     Handover(#[from] handover::HandoverError),
@@ -104,6 +110,7 @@ impl StartError {
                 Exit::Config
             }
             Self::Ingest(_) | Self::ListenAddress(_) => Exit::Config,
+            Self::Metrics(_) | Self::LogFormat(_) => Exit::Config,
             Self::FanIn(_) | Self::Listen { .. } => Exit::Unavailable,
             Self::SessionSocket { .. } => Exit::CantCreat,
             Self::Handover(_) => Exit::Unavailable,
@@ -117,14 +124,14 @@ impl StartError {
 /// Runs the application until it is told to end.
 pub fn main(arguments: Arguments) -> Exit {
     let log = Logger::new("[REG] ");
-    if let Err(error) = telemetry::metrics::check_environment("application") {
-        log.print(&error);
-        return Exit::Config;
-    }
     match run(&arguments, &log) {
         Ok(()) => Exit::Ok,
         Err(error) => {
-            log.print(&error);
+            let mut text = error.to_string();
+            if output::is_reference() {
+                text = text.replace("error parsing private key", "error parseing private key");
+            }
+            log.print(text);
             error.exit()
         }
     }
@@ -206,6 +213,15 @@ fn offset() -> u32 {
 fn run(arguments: &Arguments, reg: &Logger) -> Result<(), StartError> {
     let setup = Setup::of_environment()?;
     log::set_level(level(setup.settings.log_level));
+    let configured = setup.settings.log_format.map(|format| match format {
+        conf::LogFormat::Text => output::Format::Text,
+        conf::LogFormat::Reference => output::Format::Reference,
+    });
+    output::start("application", output::Format::chosen(configured)?);
+    if let Some(address) = setup.settings.metrics_listen {
+        metrics::configure(address);
+    }
+    metrics::check_environment("application")?;
     if arguments.check_config {
         for note in &setup.notes {
             println!("{note}");

@@ -29,6 +29,15 @@ pub enum LogLevel {
     Info,
 }
 
+/// Form of a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people and the journal.
+    Text,
+    /// Every line of the reference, letter by letter.
+    Reference,
+}
+
 /// How bytes are moved between client and covert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RelayMode {
@@ -102,6 +111,8 @@ pub struct Application {
     pub zmq_privkey_path: Option<PathBuf>,
     /// Log level.
     pub log_level: LogLevel,
+    /// Form of the log; `None` leaves it to `CJ_LOG_FORMAT`.
+    pub log_format: Option<LogFormat>,
     /// Start without the built-in prefixes.
     pub disable_default_prefixes: bool,
     /// File of further prefixes.
@@ -198,6 +209,7 @@ impl Application {
             privkey_path: path(t, "privkey_path"),
             zmq_privkey_path: path(t, "zmq_privkey_path"),
             log_level: log_level(t),
+            log_format: log_format(t),
             disable_default_prefixes: t.boolean("disable_default_prefixes").unwrap_or(false),
             supplemental_prefix_path: path(t, "supplemental_prefix_path"),
             live_cache: cache(t, "cache_expiration_time", "cache_capacity"),
@@ -297,6 +309,19 @@ fn log_level(table: &mut Table) -> LogLevel {
         _ => {
             table.problem("log_level", format!("`{text}`"), "trace, debug, warn, error or info");
             LogLevel::Error
+        }
+    }
+}
+
+/// `log_format`, which application and registrar have.
+pub(crate) fn log_format(table: &mut Table) -> Option<LogFormat> {
+    match table.string("log_format").as_deref() {
+        None | Some("") => None,
+        Some("text") => Some(LogFormat::Text),
+        Some("reference") => Some(LogFormat::Reference),
+        Some(other) => {
+            table.problem("log_format", format!("`{other}`"), "text or reference");
+            None
         }
     }
 }

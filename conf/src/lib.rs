@@ -22,7 +22,7 @@ mod shell;
 mod station;
 mod variables;
 
-pub use application::{Application, ConnectSocket, LivenessCache, LogLevel, RelayMode};
+pub use application::{Application, ConnectSocket, LivenessCache, LogFormat, LogLevel, RelayMode};
 pub use detector::Detector;
 pub use go::{parse_bool, parse_duration};
 pub use keys::z85;

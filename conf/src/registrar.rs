@@ -108,6 +108,8 @@ pub struct Registrar {
     pub dns_workers: usize,
     /// Log level.
     pub log_level: RegistrarLogLevel,
+    /// Form of the log; `None` leaves it to `CJ_LOG_FORMAT`.
+    pub log_format: Option<crate::LogFormat>,
     /// Period of the metrics line; zero for off.
     pub log_metrics_interval: Duration,
     /// HTTP port; 0 for a free one.
@@ -202,6 +204,7 @@ impl Registrar {
             dns_max_pending: t.integer("dns_max_pending", 1..=10_000_000).unwrap_or(100_000),
             dns_workers: t.integer("dns_workers", 0..=1024).unwrap_or(0),
             log_level: log_level(t),
+            log_format: crate::application::log_format(t),
             log_metrics_interval: Duration::from_secs(
                 t.integer("log_metrics_interval", 0..=u64::from(u16::MAX)).unwrap_or(0),
             ),

@@ -33,6 +33,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use telemetry::admin::{self, Identification};
+use telemetry::output::{self, Priority, Stream};
 use telemetry::process::{self, Exit, Reloads, Signal, Signals};
 use tokio::sync::{Notify, mpsc};
 
@@ -82,7 +83,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> Exit {
     match start(arguments) {
         Ok(()) => Exit::Ok,
         Err(Failure { exit, text }) => {
-            eprintln!("detector: {text}");
+            log::problem(Priority::Critical, format_args!("detector: {text}"));
             exit
         }
     }
@@ -101,13 +102,16 @@ pub fn health(words: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn start(arguments: Arguments) -> Result<(), Failure> {
+    let format =
+        output::Format::of_environment().map_err(|error| Failure::new(Exit::Config, error))?;
+    output::start("detector", format);
     let environment = Environment::of_process();
     let settings = Settings::load(&arguments, &environment)
         .map_err(|error| Failure::new(Exit::Config, error))?;
     telemetry::metrics::check_environment("detector")
         .map_err(|error| Failure::new(Exit::Config, error))?;
     for notice in arguments.notices.iter().chain(&settings.notices) {
-        eprintln!("detector: {notice}");
+        log::problem(Priority::Warning, format_args!("detector: {notice}"));
     }
     if arguments.recording().is_none() {
         report_own_addresses(&settings);
@@ -338,11 +342,14 @@ impl Detector {
         }
         let guard = tokio::spawn(watch_over(self.desk.posts.clone()));
         let mut superseded = self.wait_for_successor();
+        if output::is_reference() {
+            tokio::spawn(tell_of_broken_pipes());
+        }
         process::ready("detecting");
         let outcome = self.attend(&mut signals, &mut ends, &mut superseded).await;
         process::stopping();
         guard.abort();
-        eprintln!("PF_RING Tapdance shutting down...");
+        log::reference(Stream::Err, "PF_RING Tapdance shutting down...");
         self.stop.store(true, Ordering::Relaxed);
         sweeper.abort();
         reporter.abort();
@@ -351,7 +358,7 @@ impl Detector {
             let counters = self.desk.posts[0].counters.snapshot();
             println!("{}", Summary { counters, seconds: started.elapsed().as_secs_f64() });
         }
-        eprintln!("PF_RING Tapdance done shutting down!");
+        log::reference(Stream::Err, "PF_RING Tapdance done shutting down!");
         outcome
     }
 
@@ -378,7 +385,7 @@ impl Detector {
         match admin::serve(&path, Arc::clone(&self.desk), who) {
             Ok(task) => Some(task),
             Err(error) => {
-                eprintln!("detector: {error}");
+                log::problem(Priority::Warning, format_args!("detector: {error}"));
                 None
             }
         }
@@ -394,7 +401,9 @@ impl Detector {
                 let thread = std::thread::Builder::new().name(format!("checker-{index}"));
                 let run = move || {
                     while catch_unwind(AssertUnwindSafe(|| checkers.run(index))).is_err() {
-                        eprintln!("detector: checker {index} failed, starting it again");
+                        let text =
+                            format_args!("detector: checker {index} failed, starting it again");
+                        log::problem(Priority::Error, text);
                         std::thread::sleep(SWEEP);
                     }
                 };
@@ -430,6 +439,11 @@ impl Detector {
         let pinned = arguments.recording().is_none();
         let (index, queue, allow) = (post.index, post.queue, arguments.allow_unpinned);
         log::plain(format_args!("Starting process {index}..."));
+        // In the reference a worker without zero copy is one that has an interface of its own.
+        let (kind, tapdance) = match &arguments.source {
+            None => ("zero-copy", "Zero-copy TapDance"),
+            Some(_) => ("NON-zero-copy", "NON-zero-copy TapDance"),
+        };
         let run = move || {
             if let (true, Err(error)) = (pinned, crew::pin(cpu)) {
                 let text = format_args!("Error binding to core {cpu}: {error}");
@@ -440,13 +454,22 @@ impl Detector {
                 }
             }
             let pid = std::process::id();
+            log::reference(Stream::Out, format_args!(">>> Child proc {cpu} created"));
             log::plain(format_args!("Core {queue}: PID {pid}, lcore {cpu}"));
+            log::reference(Stream::Out, format_args!(">>>> starting core {queue}"));
+            let started = format_args!("{tapdance} child proc started on core {queue}!");
+            log::reference(Stream::Out, started);
             log::line(queue, Level::Debug, "reset");
             log::line(queue, Level::Debug, format_args!("gre_offset: {}", recipe.tunnel_offset));
             log::line(queue, Level::Debug, format_args!("Initialized rust core {queue}"));
             let end = recipe.supervise(first);
             ended.ended.store(true, Ordering::Release);
-            eprintln!("PF_RING zero-copy Tapdance child process shut down");
+            log::reference(
+                Stream::Err,
+                format_args!("PF_RING {kind} Tapdance child process shut down"),
+            );
+            let how = if end == End::GivenUp { "killed by signal 6" } else { "exited, status=0" };
+            log::reference(Stream::Out, format_args!("...child proc {index} {how}"));
             // The receiver is gone when the daemon leaves for another reason.
             let _ = ends.send((index, end));
         };
@@ -522,7 +545,8 @@ impl Detector {
         {
             Ok(host) => host,
             Err(error) => {
-                eprintln!("detector: no upgrade without restart: {error}");
+                let text = format_args!("detector: no upgrade without restart: {error}");
+                log::problem(Priority::Warning, text);
                 return told;
             }
         };
@@ -550,7 +574,9 @@ impl Detector {
             } else if result.applied {
                 log::plain(format_args!("reloaded {}; {}", result.file, result.error));
             } else {
-                eprintln!("detector: {}: kept the old: {}", result.file, result.error);
+                let (file, error) = (&result.file, &result.error);
+                let text = format_args!("detector: {file}: kept the old: {error}");
+                log::problem(Priority::Error, text);
             }
         }
     }
@@ -589,6 +615,8 @@ async fn bind(
     succeeds: bool,
 ) -> Result<Publisher, Failure> {
     log::plain(format_args!("binding zmq socket to {endpoint}"));
+    // Nobody is bound there: workers and publisher share one process.
+    log::reference(Stream::Out, "binding zmq worker socket to ipc://@detector-workers");
     let hold = if succeeds { succession::HELD } else { Duration::ZERO };
     let options = PublisherOptions { hold, ..PublisherOptions::default() };
     if let Some(socket) = inherited {
@@ -662,6 +690,15 @@ async fn watch_over(posts: Vec<Arc<Post>>) {
         alive
     })
     .await;
+}
+
+/// The reference's line about a reader that went away; nothing else comes of the signal.
+async fn tell_of_broken_pipes() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut signals) = signal(SignalKind::pipe()) else { return };
+    while signals.recv().await.is_some() {
+        log::reference(Stream::Out, "received a SIGPIPE, ignoring");
+    }
 }
 
 async fn sweep(sessions: Arc<Sessions>, clock: Clock) {

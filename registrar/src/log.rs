@@ -1,10 +1,10 @@
 //! Log lines in the reference's structured form (`spec/registrar.md` 2.6), on standard error.
 
 use std::fmt::{Display, Write as _};
-use std::io::Write as _;
 
 use conf::RegistrarLogLevel as Level;
 use telemetry::log::Level as Filter;
+use telemetry::output::{self, Entry, Priority, Stream};
 
 /// Sets the level; the admin service may change it later.
 pub fn set_level(level: Level) {
@@ -35,17 +35,31 @@ pub fn line(level: Level, message: &str, fields: &[(&str, &dyn Display)]) {
     if !enabled(level) {
         return;
     }
-    let time = chrono::Local::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
-    let text = format(&time, level, message, fields);
-    // A log that cannot be written is no reason to stop serving.
-    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+    let stamped = || {
+        let time = chrono::Local::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+        format(&time, level, message, fields)
+    };
+    let bare = || {
+        let mut text = message.to_owned();
+        write_fields(&mut text, fields);
+        text
+    };
+    let priority = match level {
+        Level::Fatal => Priority::Critical,
+        Level::Error => Priority::Error,
+        Level::Warning => Priority::Warning,
+        Level::Info => Priority::Info,
+        Level::Debug | Level::Trace => Priority::Debug,
+    };
+    output::write(&Entry { stream: Stream::Err, priority, stamped: &stamped, bare: &bare }, &[]);
 }
 
 /// Prints a line in the second form, which has no level: time and text.
 pub fn plain(text: &str) {
-    let time = chrono::Local::now().format("%Y/%m/%d %H:%M:%S");
-    // As for the other lines.
-    let _ = std::io::stderr().lock().write_all(format!("{time} {text}\n").as_bytes());
+    let stamped = || format!("{} {text}", chrono::Local::now().format("%Y/%m/%d %H:%M:%S"));
+    let bare = || text.to_owned();
+    let priority = Priority::Info;
+    output::write(&Entry { stream: Stream::Err, priority, stamped: &stamped, bare: &bare }, &[]);
 }
 
 fn format(time: &str, level: Level, message: &str, fields: &[(&str, &dyn Display)]) -> String {
@@ -58,6 +72,12 @@ fn format(time: &str, level: Level, message: &str, fields: &[(&str, &dyn Display
         Level::Trace => "trace",
     };
     let mut text = format!("time=\"{time}\" level={name} msg={}", value(message));
+    write_fields(&mut text, fields);
+    text
+}
+
+/// Adds the fields, sorted by name.
+fn write_fields(text: &mut String, fields: &[(&str, &dyn Display)]) {
     let mut fields: Vec<(&str, String)> =
         fields.iter().map(|(name, value)| (*name, value.to_string())).collect();
     fields.sort();
@@ -65,8 +85,6 @@ fn format(time: &str, level: Level, message: &str, fields: &[(&str, &dyn Display
         // Writing into a String cannot fail.
         let _ = write!(text, " {name}={}", value(&field));
     }
-    text.push('\n');
-    text
 }
 
 /// A value, quoted unless it is a plain word.
@@ -108,7 +126,7 @@ mod tests {
         assert_eq!(
             text,
             "time=\"2025-06-18T15:46:32Z\" level=info msg=\"current metrics\" \
-             api_requests_total=14 cc_updated=2 note=\"a \\\"b\\\"\\n\"\n"
+             api_requests_total=14 cc_updated=2 note=\"a \\\"b\\\"\\n\""
         );
     }
 }

@@ -9,6 +9,7 @@ use bus::BindError;
 use conf::{Loaded, RegistrarLogLevel as Level};
 use registration::dns::{NameError, Responder};
 use rustls::ServerConfig;
+use telemetry::output::{self, Format};
 use telemetry::process::Exit;
 use zeroize::Zeroizing;
 
@@ -81,6 +82,9 @@ pub enum StartError {
         /// Why.
         source: NameError,
     },
+    /// There is no such log format.
+    #[error(transparent)]
+    LogFormat(#[from] output::UnknownFormat),
     /// A variable about metrics is wrong.
     #[error(transparent)]
     Metrics(#[from] telemetry::metrics::BadSetting),
@@ -145,6 +149,7 @@ impl StartError {
             | Self::DnsSetting(_)
             | Self::Zone { .. }
             | Self::Metrics(_)
+            | Self::LogFormat(_)
             | Self::GrpcTls(_) => Exit::Config,
             Self::Publisher(_) | Self::Dns(_) | Self::Address { .. } | Self::Listen { .. } => {
                 Exit::Unavailable
@@ -202,6 +207,11 @@ impl Setup {
     pub fn load_for(path: &Path, phantoms: &Path, services: Services) -> Result<Self, StartError> {
         let Loaded { value: registrar, notices } = conf::Registrar::load(path)?;
         log::set_level(registrar.log_level);
+        let configured = registrar.log_format.map(|format| match format {
+            conf::LogFormat::Text => Format::Text,
+            conf::LogFormat::Reference => Format::Reference,
+        });
+        output::start("registrar", Format::chosen(configured)?);
         let files = Files::new(&registrar, phantoms);
         let (snapshot, remarks) = Snapshot::load(&files)?;
         for notice in notices {

@@ -141,7 +141,18 @@ pub const APPLICATION: &[Setting] = &[
         NONE,
         "Sources of registrations: detectors and registrars.",
     ),
-    setting("metrics_listen", Text, EMPTY, "ADDRESS:PORT of the metrics listener. Empty for none."),
+    setting(
+        "log_format",
+        Choice(&["text", "reference"]),
+        Meaning("CJ_LOG_FORMAT, or text"),
+        "Form of the log: reference keeps every line of the reference as it is.",
+    ),
+    setting(
+        "metrics_listen",
+        Text,
+        EMPTY,
+        "ADDRESS:PORT on loopback for metrics of the application; CJ_METRICS_LISTEN_APPLICATION wins. Empty for none.",
+    ),
     setting(
         "relay_mode",
         Choice(&["auto", "copy", "splice"]),

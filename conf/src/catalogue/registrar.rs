@@ -50,6 +50,12 @@ pub const REGISTRAR: &[Setting] = &[
         "What is printed.",
     ),
     setting(
+        "log_format",
+        Choice(&["text", "reference"]),
+        Meaning("CJ_LOG_FORMAT, or text"),
+        "Form of the log: reference keeps every line of the reference as it is.",
+    ),
+    setting(
         "log_metrics_interval",
         Integer(0, 65_535),
         Value("0"),

@@ -39,6 +39,14 @@ impl Format {
         Self::parse("CJ_LOG_FORMAT", &found)
     }
 
+    /// As the configuration file has it, otherwise as the environment has it.
+    ///
+    /// # Errors
+    /// When `CJ_LOG_FORMAT` decides and names no format.
+    pub fn chosen(configured: Option<Self>) -> Result<Self, UnknownFormat> {
+        configured.map_or_else(Self::of_environment, Ok)
+    }
+
     /// Reads the value of the setting `name`; empty means [`Format::Text`].
     ///
     /// # Errors

@@ -6,6 +6,7 @@ pub mod table;
 mod text;
 
 use std::net::SocketAddr;
+use std::sync::OnceLock;
 
 use crate::admin::{DaemonStatus, Identification};
 
@@ -46,8 +47,16 @@ fn parse_floor(found: Option<String>) -> Result<u32, BadSetting> {
     })
 }
 
-/// TCP address for the metrics of `daemon`: `CJ_METRICS_LISTEN_DAEMON`, or the address of
-/// `CJ_METRICS_LISTEN` with the port raised by the daemon's place in [`DAEMONS`].
+static CONFIGURED: OnceLock<SocketAddr> = OnceLock::new();
+
+/// Takes the address that the configuration file names, before [`listen_address`] is asked.
+pub fn configure(address: SocketAddr) {
+    // The first one stays: a listener does not move while the process lives.
+    let _ = CONFIGURED.set(address);
+}
+
+/// TCP address for the metrics of `daemon`: `CJ_METRICS_LISTEN_DAEMON`, the one of its configuration
+/// file, or the address of `CJ_METRICS_LISTEN` with the port raised by the daemon's place in [`DAEMONS`].
 ///
 /// # Errors
 /// When the address is none, or not on loopback.
@@ -56,6 +65,9 @@ pub fn listen_address(daemon: &str) -> Result<Option<SocketAddr>, BadSetting> {
     let own = format!("CJ_METRICS_LISTEN_{}", daemon.to_uppercase());
     if let Some(found) = value(&own) {
         return parse_address(own, found).map(Some);
+    }
+    if let Some(address) = CONFIGURED.get() {
+        return parse_address("metrics_listen".into(), address.to_string()).map(Some);
     }
     let Some(found) = value("CJ_METRICS_LISTEN") else { return Ok(None) };
     let base = parse_address("CJ_METRICS_LISTEN".into(), found)?;
