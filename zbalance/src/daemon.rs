@@ -11,17 +11,16 @@ use capture::Source;
 use packet::hash::SymmetricHash;
 use parking_lot::Mutex;
 use sandbox::Sandbox;
-use shm::{Event, QueueStatus, Server, ServerError, ServerOptions};
-use signalling::station::{
-    FileResult, InterfaceStatus, QueueStatus as QueueMessage, ZbalanceStatus, status_reply::Detail,
-};
-use telemetry::admin::{self, DaemonStatus, Identification};
+use shm::{Event, Server, ServerError, ServerOptions};
+use telemetry::admin::{self, Identification};
 use telemetry::process::{self, Exit, Reloads, Signal, Signals};
 
 use crate::arguments::Arguments;
-use crate::format::{Details, Snapshot, count, rate};
+use crate::balancer::Balancer;
+use crate::cpu::{check_cores, online, pin};
+use crate::format::{count, rate};
 use crate::ingest::{Counters, Ingest};
-use crate::live::{self, Live};
+use crate::live::Live;
 use crate::succession::{self, Gathering, Predecessor, Wish};
 use crate::terminal::{self, READY};
 
@@ -391,50 +390,6 @@ async fn watch_over(balancer: Arc<Balancer>) {
     .await;
 }
 
-/// Binds the calling thread to a CPU.
-fn pin(core: Option<usize>) -> io::Result<()> {
-    let Some(core) = core else { return Ok(()) };
-    let mut set = rustix::thread::CpuSet::new();
-    if core >= rustix::thread::CpuSet::MAX_CPU {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    set.set(core);
-    Ok(rustix::thread::sched_setaffinity(None, &set)?)
-}
-
-/// CPUs that the scheduler may give to this process, as the kernel writes them.
-fn allowed() -> String {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
-    list.map_or_else(|| "unknown".to_owned(), |list| list.trim().to_owned())
-}
-
-/// Binds a thread that does nothing else to each CPU, to know now whether it will be possible.
-fn check_cores(arguments: &Arguments, online: usize) -> Result<(), StartError> {
-    for (index, name) in arguments.interfaces.iter().enumerate() {
-        let Some(core) = arguments.core(index, online) else { continue };
-        let tried = std::thread::spawn(move || pin(Some(core))).join();
-        if let Err(cause) = tried.unwrap_or_else(|_| Err(io::ErrorKind::Other.into())) {
-            let (source_name, allowed) = (name.clone(), allowed());
-            return Err(StartError::Cpu { source_name, core, allowed, cause });
-        }
-    }
-    Ok(())
-}
-
-/// CPUs that are online, over which `-g` wraps around.
-fn online() -> usize {
-    let text = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
-    let count = |range: &str| {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        Some(last.parse::<usize>().ok()? + 1 - first.parse::<usize>().ok()?)
-    };
-    let counted: Option<usize> = text.trim().split(',').map(count).sum();
-    counted
-        .filter(|count| *count > 0)
-        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
-}
-
 /// Serves the control socket until it is time to stop or all capture files have ended.
 fn serve(
     mut server: Server,
@@ -528,194 +483,5 @@ fn finish(mut server: Server, arguments: &Arguments, balancer: &Balancer, is_giv
     if let Some(path) = &arguments.pid_file {
         // Somebody may have removed it already.
         let _ = std::fs::remove_file(path);
-    }
-}
-
-/// What is shared between threads, and shown to the operator.
-#[derive(Debug)]
-struct Balancer {
-    cluster: u32,
-    sets: Vec<u32>,
-    start: Instant,
-    sources: Vec<(String, Counters)>,
-    latest: Mutex<Counts>,
-    stop: Arc<AtomicBool>,
-    live: Live,
-    reloads: Reloads,
-    /// Rises with each round of the control socket.
-    beats: AtomicU64,
-}
-
-/// Counters of inputs and queues that were read together, so that they can be compared.
-#[derive(Debug, Clone, Default)]
-struct Counts {
-    received: u64,
-    /// Lost before this program saw them.
-    lost: u64,
-    queues: Vec<QueueStatus>,
-}
-
-impl Counts {
-    fn forwarded(&self) -> u64 {
-        self.queues.iter().map(|q| q.enqueued).sum()
-    }
-}
-
-/// Frames that a queue did not get.
-const fn dropped(queue: &QueueStatus) -> u64 {
-    queue.dropped_full + queue.dropped_quota + queue.no_frame
-}
-
-impl Balancer {
-    /// Reads the file of options again.
-    fn reload_file(&self) -> Vec<FileResult> {
-        self.reloads.run("capturing", || live::reload(&self.live))
-    }
-
-    /// Reads the counters of the inputs and keeps them with those of the queues.
-    fn note(&self, queues: Vec<QueueStatus>) {
-        let sum = |read: fn(&Counters) -> &AtomicU64| {
-            self.sources.iter().map(|(_, c)| read(c).load(Ordering::Relaxed)).sum()
-        };
-        let (received, lost) = (sum(|c| &c.received), sum(|c| &c.dropped));
-        *self.latest.lock() = Counts { received, lost, queues };
-    }
-
-    fn snapshot(&self) -> Snapshot {
-        let counts = self.latest.lock();
-        Snapshot {
-            cluster: self.cluster,
-            sets: self.sets.clone(),
-            duration: self.start.elapsed(),
-            received: counts.received,
-            forwarded: counts.forwarded(),
-            processed: counts.queues.iter().map(|q| q.processed).sum(),
-            details: self.live.per_queue().then(|| Details {
-                interface: (counts.received, counts.lost),
-                queues: counts.queues.iter().map(|q| (q.processed, dropped(q))).collect(),
-            }),
-        }
-    }
-
-    /// The answer to a monitor of the control socket.
-    fn json(&self, queues: &[QueueStatus]) -> String {
-        let interfaces: Vec<_> = self
-            .sources
-            .iter()
-            .map(|(name, c)| {
-                serde_json::json!({
-                    "name": name,
-                    "received": c.received.load(Ordering::Relaxed),
-                    "dropped": c.dropped.load(Ordering::Relaxed),
-                    "filtered": c.filtered.load(Ordering::Relaxed),
-                    "reopened": c.reopened.load(Ordering::Relaxed),
-                    "down": c.down.load(Ordering::Relaxed),
-                })
-            })
-            .collect();
-        let queues: Vec<_> = queues
-            .iter()
-            .map(|q| {
-                serde_json::json!({
-                    "queue": q.queue,
-                    "set": q.set,
-                    "consumer": q.consumer,
-                    "enqueued": q.enqueued,
-                    "processed": q.processed,
-                    "outstanding": q.outstanding,
-                    "dropped_full": q.dropped_full,
-                    "dropped_quota": q.dropped_quota,
-                    "no_consumer": q.no_consumer,
-                    "no_frame": q.no_frame,
-                    "heartbeat_age_ms": q.heartbeat_age_ms,
-                    "hung": q.hung,
-                })
-            })
-            .collect();
-        serde_json::json!({
-            "cluster": self.cluster,
-            "uptime_ms": u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX),
-            "interfaces": interfaces,
-            "queues": queues,
-        })
-        .to_string()
-    }
-}
-
-impl admin::Daemon for Balancer {
-    fn status(&self) -> DaemonStatus {
-        let counts = self.latest.lock().clone();
-        let down = self.sources.iter().filter(|(_, c)| c.down.load(Ordering::Relaxed));
-        let mut notes: Vec<String> =
-            down.map(|(name, _)| format!("{name}: down, retrying")).collect();
-        let state = if notes.is_empty() { "ready" } else { "degraded" };
-        notes.extend(self.reloads.notes());
-        DaemonStatus {
-            state: state.to_owned(),
-            notes,
-            detail: Some(Detail::Zbalance(ZbalanceStatus {
-                received: counts.received,
-                forwarded: counts.forwarded(),
-                dropped: counts.lost + counts.queues.iter().map(dropped).sum::<u64>(),
-                queues: counts
-                    .queues
-                    .iter()
-                    .map(|q| QueueMessage {
-                        set: q.set,
-                        queue: q.queue,
-                        attached: q.consumer.is_some(),
-                        enqueued: q.enqueued,
-                        dropped: dropped(q),
-                        processed: q.processed,
-                        outstanding: q.outstanding,
-                        dropped_full: q.dropped_full,
-                        dropped_quota: q.dropped_quota,
-                        no_consumer: q.no_consumer,
-                        no_frame: q.no_frame,
-                        heartbeat_age_seconds: q.heartbeat_age_ms.unwrap_or(0) as f64 / 1000.0,
-                        hung: q.hung,
-                    })
-                    .collect(),
-                cluster: self.cluster,
-                interfaces: self
-                    .sources
-                    .iter()
-                    .map(|(name, c)| InterfaceStatus {
-                        interface: name.clone(),
-                        received: c.received.load(Ordering::Relaxed),
-                        dropped: c.dropped.load(Ordering::Relaxed),
-                        filtered: c.filtered.load(Ordering::Relaxed),
-                        reopened: c.reopened.load(Ordering::Relaxed),
-                        down: c.down.load(Ordering::Relaxed),
-                    })
-                    .collect(),
-            })),
-        }
-    }
-
-    async fn reload(&self) -> Vec<FileResult> {
-        self.reload_file()
-    }
-
-    fn drain(&self, _: Duration) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_cpu_that_is_not_there_is_refused() {
-        let online = online();
-        assert!(online > 0);
-        for core in [rustix::thread::CpuSet::MAX_CPU - 1, usize::MAX] {
-            let cause = std::thread::spawn(move || pin(Some(core))).join().unwrap().unwrap_err();
-            let source_name = "afp:tap0".to_owned();
-            let error = StartError::Cpu { source_name, core, allowed: allowed(), cause };
-            assert!(error.to_string().contains("-g"), "{error}");
-            assert!(!allowed().is_empty() && allowed() != "unknown");
-        }
     }
 }

@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 
 pub mod arguments;
+mod balancer;
+mod cpu;
 pub mod daemon;
 pub mod file;
 pub mod foreign;

@@ -34,6 +34,7 @@ async fn run(dir: &Path) {
     let client = load::client(dir, Transport::Min);
     let streams = load::open_many(&client, TUNNELS).await;
     let tunnels = Tunnels::start(streams, Duration::from_millis(100));
+    survives(dir).await;
     let (heard_before, way_before) = (heard(dir).await, load::way(dir).await);
     let packets = Packets::start(PACKETS);
     let registering = tokio::spawn(register(dir.to_owned()));
@@ -138,4 +139,39 @@ async fn refuses_bad_files(dir: &Path) {
         let notes = load::status(dir, daemon).await.notes;
         assert!(!notes.iter().any(|n| n.starts_with("last reload refused: ")), "{notes:?}");
     }
+}
+
+/// P40: signals in a burst end nobody, and a file that is missing or closed to the daemon is refused.
+async fn survives(dir: &Path) {
+    for daemon in ["zbalance", "detector", "application", "registrar"] {
+        let pid = load::pid(dir, daemon).await;
+        for signal in ["HUP"; 20].into_iter().chain(["USR1", "USR2"]) {
+            let kill = Command::new("kill").args(["-s", signal, &pid.to_string()]).status();
+            assert!(kill.unwrap().success(), "{daemon} ended");
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(load::pid(dir, daemon).await, pid, "{daemon}");
+    }
+    let phantoms = dir.join("phantom_subnets.toml");
+    let refused = |why: &str| {
+        for daemon in ["application", "registrar"] {
+            let output = reload(dir, Some(daemon));
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert_eq!(output.status.code(), Some(78), "{output:?}");
+            assert!(text.contains(&*phantoms.to_string_lossy()) && text.contains(why), "{text}");
+        }
+    };
+    let away = dir.join("away");
+    std::fs::rename(&phantoms, &away).unwrap();
+    refused("No such file");
+    std::fs::rename(&away, &phantoms).unwrap();
+    let mode = |mode| {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(&phantoms, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    // Not even to root, which has no capability there.
+    mode(0o000);
+    refused("Permission denied");
+    mode(0o644);
+    assert_eq!(reload(dir, None).status.code(), Some(0));
 }
