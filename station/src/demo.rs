@@ -91,18 +91,43 @@ fn demonstrate(arguments: &Arguments) -> Result<bool, String> {
         Some(program) => Running::by(program, dir.path())?,
         None => Running::start(&files, arguments.verbose)?,
     };
+    let tried = attempt(arguments, &files, stun, dir.path());
+    // Also after a failure: what a program brought up outlives this process otherwise.
+    let stopped = station.stop()?;
+    let good = match tried? {
+        Tried::Program(good) => good,
+        Tried::Matrix(tally) => {
+            println!("{tally}");
+            tally.failed == 0
+        }
+    };
+    Ok(good && stopped)
+}
+
+/// What came of a demo.
+enum Tried {
+    /// Whether the program of `--exec` succeeded.
+    Program(bool),
+    /// The cells.
+    Matrix(matrix::Tally),
+}
+
+/// The program of `--exec`, or the matrix.
+fn attempt(
+    arguments: &Arguments,
+    files: &Files,
+    stun: SocketAddr,
+    dir: &Path,
+) -> Result<Tried, String> {
     if !arguments.exec.is_empty() {
-        let good = execute(arguments, dir.path())?;
-        return Ok(station.stop()? && good);
+        return execute(arguments, dir).map(Tried::Program);
     }
-    let tally = matrix::run(&files, stun, &arguments.only)?;
+    let tally = matrix::run(files, stun, &arguments.only)?;
     if arguments.keep {
         println!("{tally}");
-        stay(&files);
+        stay(files);
     }
-    let stopped = station.stop()?;
-    println!("{tally}");
-    Ok(stopped && tally.failed == 0)
+    Ok(Tried::Matrix(tally))
 }
 
 /// Runs a program on the client's node.
