@@ -36,17 +36,16 @@ impl Opened {
     ) -> Self {
         let tcp = inherited.take("tcp").map(TcpListener::from);
         let udp = inherited.take("udp").map(UdpSocket::from);
-        Self {
-            entries: match inherited.take("tun") {
-                Some(device) => TunEntries::inherited(device),
-                None => TunEntries::of_environment(),
-            },
+        let opened = Self {
+            entries: TunEntries::of_environment(|name| inherited.take(name)),
             // With another address in the configuration they are of no use.
             tcp: tcp.filter(|tcp| tcp.local_addr().is_ok_and(|bound| bound == address)),
             udp: udp.filter(|udp| udp.local_addr().is_ok_and(|bound| bound == address)),
             fan_in: inherited.take("zmq"),
             predecessor,
-        }
+        };
+        inherited.dismiss();
+        opened
     }
 }
 

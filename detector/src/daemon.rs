@@ -135,7 +135,7 @@ fn start(arguments: Arguments) -> Result<(), Failure> {
         (Inherited::of_manager(), None)
     };
     let opened = Opened::open(&arguments, &mut inherited)?;
-    drop(inherited);
+    inherited.dismiss();
     confine(&arguments, &settings)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -94,7 +94,7 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
     sandbox::Capability::NetBindService.raise();
     let mut sockets = Sockets::open(&setup, &mut inherited)?;
     sockets.succeeds = predecessor.is_some();
-    drop(inherited);
+    inherited.dismiss();
     confine(&setup, arguments)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {

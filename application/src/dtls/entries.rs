@@ -33,18 +33,18 @@ pub struct TunEntries(Tun);
 impl TunEntries {
     /// Opens the device that `OFFSET` and `CJ_CORECOUNT` name.
     ///
-    /// # Errors
-    /// [`StartError`] names what is missing.
-    pub fn of_environment() -> Result<Self, StartError> {
-        Ok(Self::open(&device_name()?)?)
-    }
-
-    /// Takes the device that a predecessor has attached.
+    /// `attached` has it when a predecessor has attached it.
     ///
     /// # Errors
     /// [`StartError`] names what is missing.
-    pub fn inherited(device: OwnedFd) -> Result<Self, StartError> {
-        Ok(Self(Tun::from_attached(&device_name()?, device)))
+    pub fn of_environment(
+        attached: impl FnOnce(&str) -> Option<OwnedFd>,
+    ) -> Result<Self, StartError> {
+        let name = device_name()?;
+        match attached(&name) {
+            Some(device) => Ok(Self(Tun::from_attached(&name, device))),
+            None => Ok(Self::open(&name)?),
+        }
     }
 
     /// Opens the device `name`.

@@ -113,8 +113,11 @@ impl Sockets {
     }
 }
 
-/// Name of the device that `OFFSET` and `CJ_CORECOUNT` name.
+/// Name of the device: `CJ_DNAT_TUN`, or the one after the detector's.
 pub(super) fn device_name() -> Result<String, StartError> {
+    if let Some(name) = std::env::var("CJ_DNAT_TUN").ok().filter(|name| !name.is_empty()) {
+        return Ok(name);
+    }
     Ok(format!("tun{}", variable("OFFSET")? + variable("CJ_CORECOUNT")?))
 }
 
@@ -257,7 +260,7 @@ impl Service {
     pub fn copies(&self) -> io::Result<Vec<(String, OwnedFd)>> {
         let mut copies = vec![("udp".to_owned(), self.endpoint.copy_socket()?)];
         if let Some(device) = self.entries.device() {
-            copies.push(("tun".to_owned(), device?));
+            copies.push((device_name().map_err(io::Error::other)?, device?));
         }
         Ok(copies)
     }

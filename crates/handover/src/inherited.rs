@@ -3,12 +3,18 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 
+use telemetry::process::notify;
+
 /// First descriptor that a service manager passes (`sd_listen_fds(3)`).
 const FIRST: i32 = 3;
 
 /// Descriptors by name. What nobody takes is closed with this value.
 #[derive(Debug, Default)]
-pub struct Inherited(HashMap<String, OwnedFd>);
+pub struct Inherited {
+    descriptors: HashMap<String, OwnedFd>,
+    /// Whether a service manager keeps copies.
+    of_manager: bool,
+}
 
 impl Inherited {
     /// What the service manager kept for this process, from `LISTEN_PID`, `LISTEN_FDS` and
@@ -21,11 +27,11 @@ impl Inherited {
         let count: i32 = variable("LISTEN_FDS").trim().parse().unwrap_or(0);
         let names = variable("LISTEN_FDNAMES");
         let mut names = names.split(':');
-        let mut inherited = Self::default();
+        let mut inherited = Self { of_manager: true, ..Self::default() };
         for number in FIRST..FIRST.saturating_add(count.clamp(0, 1024)) {
             let name = names.next().unwrap_or_default().to_owned();
             if let Some(descriptor) = adopt(number) {
-                inherited.0.insert(name, descriptor);
+                inherited.descriptors.insert(name, descriptor);
             }
         }
         inherited
@@ -33,16 +39,24 @@ impl Inherited {
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.descriptors.is_empty()
     }
 
     /// Takes the descriptor `name`.
     pub fn take(&mut self, name: &str) -> Option<OwnedFd> {
-        self.0.remove(name)
+        self.descriptors.remove(name)
+    }
+
+    /// Closes what nobody took, here and in the service manager: a tun device that the configuration
+    /// no longer names would stay busy for the process that it names it for now.
+    pub fn dismiss(self) {
+        for name in self.descriptors.keys().filter(|_| self.of_manager) {
+            notify(&format!("FDSTOREREMOVE=1\nFDNAME={name}"));
+        }
     }
 
     pub(crate) fn insert(&mut self, name: &str, descriptor: OwnedFd) {
-        self.0.insert(name.to_owned(), descriptor);
+        self.descriptors.insert(name.to_owned(), descriptor);
     }
 }
 
