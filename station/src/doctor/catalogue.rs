@@ -47,7 +47,7 @@ pub(crate) const CHECKS: &[Check] = checks![
     ("C01", "configuration loads", "E", EVERYONE, "", "a value is wrong or a file cannot be read", "correct the named line; `station config check`", configuration::loads),
     ("C02", "names are known, lines mean one thing", "W", EVERYONE, "", "a mistyped or old name; quotes, comments or expansions that bash, systemd and docker read differently", "write plain NAME=VALUE lines", configuration::names_and_lines),
     ("C03", "files have the configured names", "W", EVERYONE, "", "the file is there under the other spelling of the reference's documents", "set the variable to the file that exists", configuration::spellings),
-    ("C04", "CJ_SKIP_CORE has a value", "W", &[Part::Detector], "", "empty: the reference's detector shifts its CPUs and loses its queue offset", "CJ_SKIP_CORE=-1", configuration::skip_core),
+    ("C04", "CJ_SKIP_CORE has a value", "W", &[Part::Detector], "", "empty, and the reference's detector is installed: it shifts its CPUs and loses its queue offset", "CJ_SKIP_CORE=-1", configuration::skip_core),
     ("C05", "CPUs of the workers", "E/W", QUEUES, "", "a CPU is offline, barred, shared with zbalance, far from the interface, or half a core", "CJ_COREBASE, CJ_CORECOUNT, CJ_SKIP_CORE, CJ_INGEST_CORES", configuration::cpu_list),
     ("C06", "number of workers", "W", QUEUES, "", "more than 16, or no CPU left for the rest", "lower CJ_CORECOUNT", configuration::core_count),
     ("C07", "tun and queue numbers", "E", PHANTOMS, "", "OFFSET and CJ_QUEUE_OFFSET differ, or two stations share a device", "set both alike, CJ_CORECOUNT + 1 apart from other stations", configuration::numbering),

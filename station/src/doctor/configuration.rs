@@ -209,10 +209,15 @@ pub(crate) fn spellings(probe: &Probe) -> Checked {
 
 /// C04.
 pub(crate) fn skip_core(probe: &Probe) -> Checked {
-    let variables = &probe.station()?.variables;
-    let origin = variables.origin("CJ_SKIP_CORE");
-    if variables.filled("CJ_SKIP_CORE").is_some() || origin == Origin::Default {
+    let station = probe.station()?;
+    let origin = station.variables.origin("CJ_SKIP_CORE");
+    if station.variables.filled("CJ_SKIP_CORE").is_some() || origin == Origin::Default {
         return Ok(Outcome::Good("CJ_SKIP_CORE has a value, or is left to the default".to_owned()));
+    }
+    // Where this station is installed, that name is a link to its own detector.
+    let reference = probe.root.path(station.path.join("bin/conjure"));
+    if !std::fs::symlink_metadata(reference).is_ok_and(|meta| meta.is_file()) {
+        return Ok(Outcome::Good("an empty CJ_SKIP_CORE is taken for -1".to_owned()));
     }
     Ok(Outcome::Found(vec![Finding::warning(
         "an empty CJ_SKIP_CORE makes the reference's detector leave out CPU 0 and lose its queue offset; \

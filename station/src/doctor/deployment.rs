@@ -16,6 +16,8 @@ const COMPOSE_TOOLS: [&str; 6] = [
 const UNIT_FOLDERS: [&str; 3] =
     ["/etc/systemd/system", "/lib/systemd/system", "/usr/lib/systemd/system"];
 const DOCKER_UNIT: &str = "conjure-docker.service";
+/// Folders that a container can do without; S08 judges what is in them.
+const OPTIONAL: [&str; 1] = ["/usr/share/GeoIP"];
 const IMAGE: &str = "conjure:latest";
 /// Units of the deployment without containers, with their parts.
 const UNITS: [(&str, Part); 4] = [
@@ -100,6 +102,7 @@ pub(crate) fn containers(probe: &Probe) -> Checked {
         ));
     }
     let entries = entries(&text);
+    let mut missing = Vec::new();
     for Entry { list, host, line } in &entries {
         if host == "/dev/net/tun"
             && list == "volumes"
@@ -111,7 +114,9 @@ pub(crate) fn containers(probe: &Probe) -> Checked {
                 "write it as `devices: [\"/dev/net/tun\"]`",
             ));
         }
-        if host.starts_with('/') && !host.contains('$') && !probe.exists(host) {
+        let known = missing.contains(&host) || OPTIONAL.contains(&host.as_str());
+        if host.starts_with('/') && !host.contains('$') && !known && !probe.exists(host) {
+            missing.push(host);
             let (cause, remedy) = match list.as_str() {
                 "devices" => (
                     "a device that containers need is not there: they do not start",
