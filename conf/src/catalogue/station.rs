@@ -112,12 +112,28 @@ pub const STATION: &[Variable] = &[
     variable(
         "CJ_METRICS_LISTEN",
         "all daemons",
-        "ADDRESS:PORT on loopback for metrics of the daemon that gets it; each daemon has a Unix socket in any case.",
+        "ADDRESS:PORT on loopback for metrics: zbalance at that port, detector one above, application two, registrar three. Each has a Unix socket in any case.",
     ),
-    variable("CJ_METRICS_LISTEN_ZBALANCE", "zbalance", "The same, for this daemon alone."),
-    variable("CJ_METRICS_LISTEN_DETECTOR", "detector", "The same, for this daemon alone."),
-    variable("CJ_METRICS_LISTEN_APPLICATION", "application", "The same, for this daemon alone."),
-    variable("CJ_METRICS_LISTEN_REGISTRAR", "registrar", "The same, for this daemon alone."),
+    variable(
+        "CJ_METRICS_LISTEN_ZBALANCE",
+        "zbalance",
+        "ADDRESS:PORT on loopback for metrics of this daemon alone.",
+    ),
+    variable(
+        "CJ_METRICS_LISTEN_DETECTOR",
+        "detector",
+        "ADDRESS:PORT on loopback for metrics of this daemon alone.",
+    ),
+    variable(
+        "CJ_METRICS_LISTEN_APPLICATION",
+        "application",
+        "ADDRESS:PORT on loopback for metrics of this daemon alone.",
+    ),
+    variable(
+        "CJ_METRICS_LISTEN_REGISTRAR",
+        "registrar",
+        "ADDRESS:PORT on loopback for metrics of this daemon alone.",
+    ),
     variable(
         "CJ_METRICS_FLOOR",
         "all daemons",
@@ -125,7 +141,7 @@ pub const STATION: &[Variable] = &[
     ),
     variable(
         "CJ_LOG_FORMAT",
-        "detector, zbalance",
+        "detector, application, registrar",
         "text, or reference: lines as the reference prints them.",
     ),
     variable(
