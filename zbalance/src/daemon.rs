@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use sandbox::Sandbox;
 use shm::{Event, Server, ServerError, ServerOptions};
 use telemetry::admin::{self, Identification};
+use telemetry::output::{self, Format};
 use telemetry::process::{self, Exit, Reloads, Signal, Signals};
 
 use crate::arguments::Arguments;
@@ -21,6 +22,7 @@ use crate::cpu::{check_cores, online, pin};
 use crate::format::{count, rate};
 use crate::ingest::{Counters, Ingest};
 use crate::live::Live;
+use crate::log;
 use crate::succession::{self, Gathering, Predecessor, Wish};
 use crate::terminal::{self, READY};
 
@@ -104,25 +106,33 @@ impl StartError {
 pub fn main(mut arguments: Arguments) -> Exit {
     // In the background this process is in another folder when it removes the file.
     arguments.pid_file = arguments.pid_file.map(|path| std::path::absolute(&path).unwrap_or(path));
+    log::set_cluster(arguments.cluster);
+    match Format::of_environment() {
+        Ok(format) => output::start("zbalance", format),
+        Err(error) => {
+            log::error(error);
+            return Exit::Config;
+        }
+    }
     if !terminal::is_background() {
         for notice in arguments.foreign.notices() {
-            eprintln!("zbalance: {notice}");
+            log::notice(notice);
         }
         if arguments.daemon && !arguments.check_config {
             return terminal::start_background().unwrap_or_else(|error| {
-                eprintln!("zbalance: ERROR: cannot go into the background: {error}");
+                log::error(format_args!("cannot go into the background: {error}"));
                 Exit::OsErr
             });
         }
     }
     if let Err(error) = telemetry::metrics::check_environment("zbalance") {
-        eprintln!("zbalance: ERROR: {error}");
+        log::error(error);
         return Exit::Config;
     }
     match run(&arguments) {
         Ok(()) => Exit::Ok,
         Err(error) => {
-            eprintln!("zbalance: ERROR: {error}");
+            log::error(&error);
             error.exit()
         }
     }
@@ -138,7 +148,7 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
     let online = online();
     check_cores(arguments, online)?;
     if arguments.check_config {
-        println!("zbalance: {} source(s) open, configuration good", sources.len());
+        log::say(format_args!("{} source(s) open, configuration good", sources.len()));
         return Ok(());
     }
     confine(arguments)?;
@@ -189,11 +199,11 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
             command_line.join(" ").as_bytes(),
         );
         if let Err(error) = admin::serve(&path, Arc::clone(&balancer), who) {
-            eprintln!("zbalance: WARNING: no admin service: {error}");
+            log::warn(format_args!("no admin service: {error}"));
         }
     }
     let queues: u32 = arguments.queues.iter().sum();
-    println!("zbalance: Starting balancer with {queues} consumer queues..");
+    log::say(format_args!("Starting balancer with {queues} consumer queues.."));
     let hash = SymmetricHash::new(rand::random());
     let go = Arc::new(AtomicBool::new(false));
     let mut threads = Vec::new();
@@ -218,7 +228,7 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
         .and_then(|claim| succession::wait(arguments.cluster, claim, sockets.collect()));
     match waiting {
         Ok(wishes) => handing.wishes = Some(wishes),
-        Err(error) => eprintln!("zbalance: WARNING: no upgrade without restart: {error}"),
+        Err(error) => log::warn(format_args!("no upgrade without restart: {error}")),
     }
     for (index, ((name, source), producer)) in sources.into_iter().zip(producers).enumerate() {
         let ingest = Ingest {
@@ -239,7 +249,7 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
         threads.push(thread.spawn(move || {
             if let Err(error) = pin(core) {
                 // It was possible a moment ago: somebody has just taken the CPU away.
-                eprintln!("zbalance: WARNING: {}: no longer bound: {error}", ingest.name);
+                log::warn(format_args!("{}: no longer bound: {error}", ingest.name));
             }
             let mut ingest = ingest;
             let name = ingest.name.clone();
@@ -334,7 +344,7 @@ fn confine(arguments: &Arguments) -> Result<(), StartError> {
     // Landlock knows only what exists. What cannot be made is an error with a name further on.
     let _ = std::fs::create_dir_all(&dir);
     for note in profile(arguments).enter()?.notes {
-        eprintln!("zbalance: WARNING: {note}");
+        log::warn(note);
     }
     Ok(())
 }
@@ -361,10 +371,10 @@ async fn obey(mut signals: Signals, balancer: Arc<Balancer>) {
         for result in balancer.reload_file() {
             match (&result.error, result.applied) {
                 (error, true) if error.is_empty() => {
-                    println!("zbalance: reloaded {}", result.file);
+                    log::say(format_args!("reloaded {}", result.file));
                 }
-                (error, true) => println!("zbalance: reloaded {}; {error}", result.file),
-                (error, false) => eprintln!("zbalance: kept the old options: {error}"),
+                (error, true) => log::say(format_args!("reloaded {}; {error}", result.file)),
+                (error, false) => log::notice(format_args!("kept the old options: {error}")),
             }
         }
     }
@@ -432,7 +442,8 @@ fn serve(
             if balancer.live.prints() {
                 let seconds = (now - before.0).as_secs_f64();
                 let pps = (snapshot.received - before.1) as f64 / seconds;
-                println!("zbalance: {} pkts, {} pps", count(snapshot.received as f64), rate(pps));
+                let received = count(snapshot.received as f64);
+                log::say(format_args!("{received} pkts, {} pps", rate(pps)));
                 before = (now, snapshot.received);
             }
         }
@@ -443,13 +454,13 @@ fn serve(
 fn report(event: &Event) {
     match event {
         Event::Attached { queue, pid, .. } => {
-            println!("zbalance: queue {queue}: consumer {pid} attached");
+            log::say(format_args!("queue {queue}: consumer {pid} attached"));
         }
         Event::Detached { queue, pid, corrupt } => {
             let why = if *corrupt { " (it broke the ring)" } else { "" };
-            println!("zbalance: queue {queue}: consumer {pid} is gone{why}");
+            log::say(format_args!("queue {queue}: consumer {pid} is gone{why}"));
         }
-        other => println!("zbalance: {other:?}"),
+        other => log::say(format_args!("{other:?}")),
     }
 }
 

@@ -1,5 +1,6 @@
 //! One ingest thread: from a source into the queues.
 
+use crate::log;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -147,7 +148,7 @@ impl Ingest {
                     return None;
                 }
                 Err(error) => {
-                    eprintln!("zbalance: {}: {error}; trying again", self.name);
+                    log::notice(format_args!("{}: {error}; trying again", self.name));
                     if !self.reopen(counters, &mut lost_before, stop) {
                         return None;
                     }
@@ -200,7 +201,7 @@ impl Ingest {
             if self.resume(counters, lost_before) {
                 counters.down.store(false, Ordering::Relaxed);
                 counters.reopened.fetch_add(1, Ordering::Relaxed);
-                eprintln!("zbalance: {}: open again", self.name);
+                log::notice(format_args!("{}: open again", self.name));
                 return true;
             }
         }

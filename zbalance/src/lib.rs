@@ -14,5 +14,6 @@ pub mod foreign;
 pub mod format;
 pub mod ingest;
 pub mod live;
+mod log;
 mod succession;
 pub mod terminal;

@@ -1,6 +1,7 @@
 //! How one balancer follows another: packet sockets and the control socket change hands. Frames wait in the
 //! kernel's ring until the consumers have come over, so none is lost between the two.
 
+use crate::log;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -116,7 +117,9 @@ pub(crate) fn wait(
             match give(&channel, &tell, pid) {
                 Ok(()) => return,
                 Err(error) => {
-                    eprintln!("zbalance: process {pid} wanted to take over and broke off: {error}");
+                    log::notice(format_args!(
+                        "process {pid} wanted to take over and broke off: {error}"
+                    ));
                     // The main thread is gone when this process ends anyway.
                     let _ = tell.send(Wish::Leave(false));
                 }

@@ -141,7 +141,7 @@ pub const STATION: &[Variable] = &[
     ),
     variable(
         "CJ_LOG_FORMAT",
-        "detector, application, registrar",
+        "all daemons",
         "text, or reference: lines as the reference prints them.",
     ),
     variable(

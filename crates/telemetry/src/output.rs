@@ -147,7 +147,7 @@ pub fn write(entry: &Entry<'_>, fields: &[(&str, &str)]) {
             let mut all = vec![
                 ("MESSAGE", &*message),
                 ("PRIORITY", &*number),
-                ("SYSLOG_IDENTIFIER", daemon),
+                ("SYSLOG_IDENTIFIER", identifier(daemon)),
                 ("CONJURE_DAEMON", daemon),
             ];
             all.extend_from_slice(fields);
@@ -155,6 +155,16 @@ pub fn write(entry: &Entry<'_>, fields: &[(&str, &str)]) {
                 to_stream(entry.stream, &prefixed(priority, &message));
             }
         }
+    }
+}
+
+/// What `journalctl -t` calls a daemon: the name of its unit, whatever the line came by.
+fn identifier(daemon: &str) -> &str {
+    match daemon {
+        "detector" => "conjure-det",
+        "application" => "conjure-app",
+        "registrar" => "conjure-reg",
+        other => other,
     }
 }
 
