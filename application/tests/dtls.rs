@@ -203,8 +203,14 @@ async fn clients_dial_both_families_and_come_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_station_dials_from_the_phantom_and_the_first_session_wins() {
     let world = world(false).await;
-    for unordered in [false, true] {
-        let n = 10 + u32::from(unordered);
+    let mut dials = 0;
+    // The kernel's entry is there at once; what stands in for it here is a datagram that a busy
+    // machine may read after the hello has left. Such a dial does not count.
+    let mut missed = 0;
+    let mut orders = vec![true, false];
+    while let Some(unordered) = orders.pop() {
+        dials += 1;
+        let n = 10 + dials;
         let door = Endpoint::bind((Ipv4Addr::LOCALHOST, 0).into(), Limits::default()).unwrap();
         let at = door.local_addr().unwrap();
         let (send, mut opened) = tokio::sync::mpsc::unbounded_channel();
@@ -233,12 +239,18 @@ async fn the_station_dials_from_the_phantom_and_the_first_session_wins() {
         });
         world.register(n, Some(at), false, unordered).await;
         let stream = timeout(PATIENCE, opened.recv()).await.unwrap().unwrap();
-        assert_eq!(stream.peer(), phantom, "the dial comes from the phantom");
-        exchange(stream, 300_000).await;
+        if stream.peer() != phantom {
+            missed += 1;
+            assert!(missed < 5, "the dial comes from {}, not from the phantom", stream.peer());
+            orders.push(unordered);
+            drop(stream);
+        } else {
+            exchange(stream, 300_000).await;
+        }
         drop(priming.await.unwrap());
     }
-    assert_eq!(world.total("dtls_dialled"), 2);
-    assert_eq!(world.entries.added.lock().len(), 2);
+    assert_eq!(world.total("dtls_dialled"), u64::from(dials));
+    assert_eq!(world.entries.added.lock().len(), dials as usize);
     assert!(world.entries.added.lock().iter().all(|(_, phantom)| *phantom == world.phantom(false)));
 }
 

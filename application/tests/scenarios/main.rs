@@ -201,8 +201,8 @@ fn c14_a_live_phantom_is_left_alone() {
             ip(Node::Inet, &format!("route add {phantom}/32 via 198.51.100.2 table 100"));
             let _listener = listens
                 .then(|| Node::Decoy.run(|| std::net::TcpListener::bind((phantom, 443))).unwrap());
-            host.publish(&message, 1);
             let warned = host.log().matches("live phantom").count();
+            host.publish(&message, 1);
             host.until("warning", |h| h.log().matches("live phantom").count() > warned);
         }
         assert!(host.sessions().is_empty());

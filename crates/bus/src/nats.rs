@@ -369,6 +369,8 @@ async fn listen(
         durable_name: Some(name.to_owned()),
         deliver_policy: DeliverPolicy::New,
         ack_policy: AckPolicy::Explicit,
+        // What was under way to a process that died comes again this much later.
+        ack_wait: ANSWER,
         filter_subject: options.subject.clone(),
         inactive_threshold: FORGOTTEN,
         ..pull::Config::default()
