@@ -21,18 +21,25 @@ fn in_a_station(name: &str, inside: fn(PathBuf)) {
         return inside(dir.into());
     }
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let output = Command::new(env!("CARGO_BIN_EXE_station"))
-        .args(["demo", "--exec"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture"])
-        .output()
-        .unwrap();
-    let (out, err) =
-        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    for line in out.lines().filter(|line| line.starts_with("measured ")) {
-        println!("{line}");
+    // Clients have deadlines of their own: a machine that is busy with something else may miss them.
+    for attempt in 1..=3 {
+        let output = Command::new(env!("CARGO_BIN_EXE_station"))
+            .args(["demo", "--exec"])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", name, "--nocapture"])
+            .output()
+            .unwrap();
+        let (out, err) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        for line in out.lines().filter(|line| line.starts_with("measured ")) {
+            println!("{line}");
+        }
+        if output.status.success() && out.contains("1 passed") {
+            return;
+        }
+        assert!(attempt < 3, "{out}\n{err}");
+        println!("try {attempt} of 3 failed:\n{err}");
     }
-    assert!(output.status.success() && out.contains("1 passed"), "{out}\n{err}");
 }
 
 #[test]
