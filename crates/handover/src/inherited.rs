@@ -47,8 +47,8 @@ impl Inherited {
         self.descriptors.remove(name)
     }
 
-    /// Closes what nobody took, here and in the service manager: a tun device that the configuration
-    /// no longer names would stay busy for the process that it names it for now.
+    /// Closes what nobody took, here and in the service manager. A tun device that is kept open there
+    /// stays busy for whichever daemon the configuration gives it to.
     pub fn dismiss(self) {
         for name in self.descriptors.keys().filter(|_| self.of_manager) {
             notify(&format!("FDSTOREREMOVE=1\nFDNAME={name}"));

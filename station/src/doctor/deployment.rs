@@ -5,13 +5,12 @@ use std::path::{Path, PathBuf};
 use super::finding::{Checked, Finding, Outcome, Part};
 use super::probe::Probe;
 
-const COMPOSE_TOOLS: [&str; 6] = [
+const COMPOSE_TOOLS: [&str; 5] = [
     "/usr/bin/docker-compose",
     "/usr/local/bin/docker-compose",
     "/usr/libexec/docker/cli-plugins/docker-compose",
     "/usr/lib/docker/cli-plugins/docker-compose",
     "/usr/local/lib/docker/cli-plugins/docker-compose",
-    "/root/.docker/cli-plugins/docker-compose",
 ];
 const UNIT_FOLDERS: [&str; 3] =
     ["/etc/systemd/system", "/lib/systemd/system", "/usr/lib/systemd/system"];
