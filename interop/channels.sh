@@ -82,10 +82,11 @@ CJ_IPC_DIR=$work PHANTOM_SUBNET_LOCATION=$work/phantoms.toml \
     "$here/../target/release/registrar" --config "$work/reg.toml" 2> "$work/registrar" &
 pids+=($!)
 waits "$work/registrar" 'Started Conjure' || { cat "$work/registrar"; exit 70; }
+# dumpcap names its file once it listens; tshark speaks a little before that, and misses a first query.
 if command -v tshark > "$work/tshark-path"; then
-    tshark -i lo -f 'port 5300' -w "$work/dns.pcap" > "$work/tshark" 2>&1 &
-    tshark=$!
-    waits "$work/tshark" 'Capturing on'
+    dumpcap -q -B 16 -i lo -f 'port 5300' -w "$work/dns.pcap" > "$work/dumpcap" 2>&1 &
+    dumpcap=$!
+    waits "$work/dumpcap" '^File:'
 fi
 
 # Registers once. CHANNEL [OPTION…]
@@ -195,10 +196,10 @@ else
 fi
 
 # ---- tshark reads every message of the above
-if [ -n "${tshark:-}" ]; then
+if [ -n "${dumpcap:-}" ]; then
     sleep 1
-    kill -INT "$tshark"
-    wait "$tshark" 2> /dev/null
+    kill -INT "$dumpcap"
+    wait "$dumpcap" 2> /dev/null
     name="tshark $(tshark --version 2> /dev/null | sed -n '1s/.*(Wireshark) \([0-9.]*\).*/\1/p')"
     count() {
         tshark -r "$work/dns.pcap" -d udp.port==5300,dns -d tcp.port==5300,dns -Y "$1" 2> /dev/null | wc -l
@@ -206,17 +207,21 @@ if [ -n "${tshark:-}" ]; then
     replies=$(count 'dns.flags.response == 1')
     malformed=$(count '_ws.malformed or _ws.expert.severity == error')
     # By hand, because a busy machine records a reply on one processor before its query on another.
+    # One segment may hold several messages of a connection: a line per identifier and client's port.
     ids() {
         tshark -r "$work/dns.pcap" -d udp.port==5300,dns -d tcp.port==5300,dns -Y "dns.flags.response == $1" \
-            -T fields -e dns.id -e "udp.$2" -e "tcp.$2" 2> /dev/null | sort -u
+            -T fields -e dns.id -e "udp.$2" -e "tcp.$2" 2> /dev/null |
+            awk -F'\t' '{ n = split($1, id, ","); while (n) print id[n--], $2, $3 }' | sort -u
     }
-    unasked=$(comm -23 <(ids 1 dstport) <(ids 0 srcport) | wc -l)
+    comm -23 <(ids 1 dstport) <(ids 0 srcport) > "$work/unasked"
+    unasked=$(wc -l < "$work/unasked")
     sealed=$(count 'dns.flags.response == 1 and dns.flags.rcode == 0 and dns.txt and dns.flags.authoritative == 1')
     if [ "$malformed" -eq 0 ] && [ "$unasked" -eq 0 ] && [ "$sealed" -gt 5 ]; then
         line "$name" 'reads every reply of the DNS registrar' ok
     else
+        cat "$work/dumpcap" "$work/unasked" > "$work/out"
         line "$name" 'reads every reply of the DNS registrar' \
-            "FAILED: $malformed malformed, $unasked of $replies to no query, $sealed to registrations"
+            "FAILED: $malformed malformed, $unasked of $replies to no query, $sealed to registrations" "$work/out"
     fi
 else
     line tshark 'reads every reply of the DNS registrar' 'missing (install tshark)'
