@@ -11,6 +11,7 @@ mod finding;
 mod interfaces;
 mod kernel;
 mod memory;
+mod numbering;
 mod pf_ring;
 mod probe;
 mod readers;
@@ -19,6 +20,7 @@ mod report;
 mod running;
 mod sample;
 mod services;
+mod workers;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

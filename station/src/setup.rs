@@ -1,5 +1,7 @@
 //! `station setup`: makes the host ready for the daemons, once per boot (`spec/operations.md` 7).
 
+use std::path::PathBuf;
+
 use conf::{Loaded, Precedence, Station};
 use host::{Capability, Change, Plan, PlanError, Records, Root, Rules, SetupError, Undo};
 use telemetry::process::Exit;
@@ -26,6 +28,9 @@ pub(crate) struct Arguments {
     /// Let the files win over the environment, as they do in the start scripts.
     #[arg(long)]
     files_win: bool,
+    /// Change the kernel's settings below this folder; a container's own /proc/sys is read-only.
+    #[arg(long, value_name = "DIR", default_value = "/proc/sys")]
+    proc_sys: PathBuf,
 }
 
 /// Why set-up failed.
@@ -68,7 +73,7 @@ pub(crate) fn main(arguments: &Arguments) -> Exit {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let root = Root::default();
+    let root = Root::default().with_settings(&arguments.proc_sys);
     let mut sources = arguments.configuration.sources();
     if arguments.files_win {
         sources.precedence = Precedence::Files;

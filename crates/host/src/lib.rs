@@ -8,6 +8,7 @@
 mod chains;
 mod change;
 mod conntrack;
+mod failure;
 mod firewall;
 mod hugepages;
 mod plan;
@@ -25,8 +26,9 @@ pub use chains::{
     Chain, REFERENCE_CHAINS, Tools, found as reference_chains, tools as iptables_tools,
     wanted as reference_rules,
 };
-pub use change::{Change, SetupError};
+pub use change::Change;
 pub use conntrack::last_ack_seconds;
+pub use failure::SetupError;
 pub use firewall::{APPLICATION_PORT, Route, TABLE, nft_listing, nft_ruleset};
 pub use hugepages::{
     HugePages, PAGE_KIB, Pool, buffers_memory, mount_points, needed as pages_needed, node_of, pools,

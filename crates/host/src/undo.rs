@@ -1,7 +1,8 @@
 //! Removing what set-up made, and nothing else.
 
 use crate::chains;
-use crate::change::{SetupError, free, shared};
+use crate::change::{free, shared};
+use crate::failure::SetupError;
 use crate::firewall::{Route, TABLE, nft_listing, nft_ruleset};
 use crate::plan::Plan;
 use crate::record::{Record, Records};
@@ -55,7 +56,7 @@ pub fn plan(root: &Root, plan: &Plan, records: &[Record]) -> Result<Undo, SetupE
     }
     let kept: Vec<&String> = shared(&record.settings).map(|(name, _)| name).collect();
     for (name, value) in &record.settings {
-        let path = root.path(format!("/proc/sys/{name}"));
+        let path = root.sysctl_path(name);
         if (others.is_empty() || !kept.contains(&name)) && path.exists() {
             undo.steps.push(Step::write(
                 format!("{}: as it was", name.replace('/', ".")),

@@ -3,8 +3,8 @@
 use super::finding::{Checked, Part};
 use super::probe::Probe;
 use super::{
-    circuit, configuration, deployment, files, interfaces, kernel, memory, pf_ring, redis, running,
-    services,
+    circuit, configuration, deployment, files, interfaces, kernel, memory, numbering, pf_ring,
+    redis, running, services, workers,
 };
 
 /// One check.
@@ -47,11 +47,11 @@ pub(crate) const CHECKS: &[Check] = checks![
     ("C01", "configuration loads", "E", EVERYONE, "", "a value is wrong or a file cannot be read", "correct the named line; `station config check`", configuration::loads),
     ("C02", "names are known, lines mean one thing", "W", EVERYONE, "", "a mistyped or old name; quotes, comments or expansions that bash, systemd and docker read differently", "write plain NAME=VALUE lines", configuration::names_and_lines),
     ("C03", "files have the configured names", "W", EVERYONE, "", "the file is there under the other spelling of the reference's documents", "set the variable to the file that exists", configuration::spellings),
-    ("C04", "CJ_SKIP_CORE has a value", "W", &[Part::Detector], "", "empty, and the reference's detector is installed: it shifts its CPUs and loses its queue offset", "CJ_SKIP_CORE=-1", configuration::skip_core),
-    ("C05", "CPUs of the workers", "E/W", QUEUES, "", "a CPU is offline, barred, shared with zbalance, far from the interface, or half a core", "CJ_COREBASE, CJ_CORECOUNT, CJ_SKIP_CORE, CJ_INGEST_CORES", configuration::cpu_list),
-    ("C06", "number of workers", "W", QUEUES, "", "more than 16, or no CPU left for the rest", "lower CJ_CORECOUNT", configuration::core_count),
-    ("C07", "tun and queue numbers", "E", PHANTOMS, "", "OFFSET and CJ_QUEUE_OFFSET differ, or two stations share a device", "set both alike, CJ_CORECOUNT + 1 apart from other stations", configuration::numbering),
-    ("C08", "queues exist in the running zbalance", "E", QUEUES, "", "zbalance was started with fewer queues", "restart zbalance, or N_QUEUE_SETS=2", configuration::queue_range),
+    ("C04", "CJ_SKIP_CORE has a value", "W", &[Part::Detector], "", "empty, and the reference's detector is installed: it shifts its CPUs and loses its queue offset", "CJ_SKIP_CORE=-1", workers::skip_core),
+    ("C05", "CPUs of the workers", "E/W", QUEUES, "", "a CPU is offline, barred, shared with zbalance, far from the interface, or half a core", "CJ_COREBASE, CJ_CORECOUNT, CJ_SKIP_CORE, CJ_INGEST_CORES", workers::cpu_list),
+    ("C06", "number of workers", "W", QUEUES, "", "more than 16, or no CPU left for the rest", "lower CJ_CORECOUNT", workers::core_count),
+    ("C07", "tun and queue numbers", "E", PHANTOMS, "", "OFFSET and CJ_QUEUE_OFFSET differ, or two stations share a device", "set both alike, CJ_CORECOUNT + 1 apart from other stations", numbering::devices),
+    ("C08", "queues exist in the running zbalance", "E", QUEUES, "", "zbalance was started with fewer queues", "restart zbalance, or N_QUEUE_SETS=2", numbering::queue_range),
     ("N01", "capture interfaces", "E", INGEST, "", "missing, down, without carrier, not Ethernet, or the one of the default route", "correct CJ_IFACE; ip link set dev IF up", interfaces::usable),
     ("N02", "drivers of the interfaces", "E/W", INGEST, "", "PF_DRIVER is another driver, or one without zero copy", "set PF_DRIVER, or another back end", interfaces::driver),
     ("N03", "nobody else captures there", "E", INGEST, "", "an XDP program, a PF_RING application or another zbalance has the interface", "stop it", interfaces::owner),
