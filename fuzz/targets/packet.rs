@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use packet::distribution::{Mode, Spreader, Target, frame_hash};
-use packet::{Frame, SymmetricHash, walk};
+use packet::{Frame, SymmetricHash, tunnel, walk};
 
 fuzz_target!(|bytes: &[u8]| {
     let hash = SymmetricHash::new(7);
@@ -14,7 +14,10 @@ fuzz_target!(|bytes: &[u8]| {
         }
     }
     let _ = walk::vlan_ids(captured).count();
-    for mode in [Mode::Ip, Mode::FiveTuple, Mode::RoundRobin] {
+    if let Some(bare) = tunnel::bare(captured) {
+        bare.write(captured, &mut Vec::new());
+    }
+    for mode in [Mode::Ip, Mode::FiveTuple, Mode::RoundRobin, Mode::Auto, Mode::Gre, Mode::Gtp, Mode::Erspan] {
         let hashed = frame_hash(mode, &hash, captured);
         match Spreader::new(mode, 7).target(hashed, 3) {
             Target::One(queue) => assert!(queue < 7),

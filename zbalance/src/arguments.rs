@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::error::ContextKind;
 use clap::{ArgAction, CommandFactory, Parser};
-use packet::distribution::Mode;
+use packet::distribution::{Mode, VlanMap};
 use telemetry::process::Exit;
 
 use crate::file::{DEFAULT_FILE, OptionFile};
@@ -28,7 +28,7 @@ use crate::foreign::Foreign;
     name = "zbalance",
     version,
     after_help = "Options of the reference that do nothing here: -b -J -Q -R -S -u -w. Refused, with \
-                  the reason: -A -C -E -f -G -M -O -r -T -X -Y -Z."
+                  the reason: -A -C -E -f -G -O -r -T -X -Z."
 )]
 pub struct Arguments {
     /// Sources, separated by commas: INTERFACE, afp:INTERFACE or pcap:FILE; zc: before one is ignored.
@@ -39,12 +39,25 @@ pub struct Arguments {
     #[arg(short, long, value_name = "ID", default_value_t = 103)]
     pub cluster: u32,
     /// Queues of each set; every set gets a full copy of the traffic.
-    #[arg(short = 'n', long, value_name = "N[,N]", required = true, value_delimiter = ',',
-          value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(short = 'n', long, value_name = "N[,N]", required_unless_present = "vlan_map",
+          value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=64))]
     pub queues: Vec<u32>,
-    /// Distribution: rr (0), ip (1), all (2), all-rr (3), iface (6) or 5tuple.
+    /// Distribution: rr (0), ip (1), all (2), all-rr (3), iface (6), vlan-map or 5tuple; by the addresses
+    /// inside tunnels: gtp (4), gre (5), erspan (7) or, whatever tunnels there are, auto.
     #[arg(short, long, default_value = "ip")]
     pub mode: Mode,
+    /// With -m vlan-map: a VLAN (0 to 4094) with a queue of its own, after queue 0 for the frames of other
+    /// EtherTypes; -n is not asked for. May be repeated.
+    #[arg(short = 'M', long, value_name = "VLAN[,VLAN…]", value_delimiter = ',',
+          value_parser = clap::value_parser!(u16).range(0..=4094))]
+    pub vlan_map: Vec<u16>,
+    /// With -m vlan-map: the EtherType that stands where that of the VLAN tag would be.
+    #[arg(short = 'Y', long, value_name = "TYPE", default_value = "0x8585", value_parser = ether_type)]
+    pub ether_type: u16,
+    /// Send what is inside GRE, ERSPAN, GTP, VXLAN and MPLS without their headers; PARSE_GRE_OFFSET of the
+    /// detector stays 0 then.
+    #[arg(long)]
+    pub decap: bool,
     /// CPUs of the ingest threads, in their order; -1 leaves them unbound.
     #[arg(
         short = 'g',
@@ -115,6 +128,15 @@ pub struct Arguments {
     pub foreign: Foreign,
 }
 
+/// Number of an EtherType, in hexadecimal after 0x.
+fn ether_type(text: &str) -> Result<u16, String> {
+    let number = match text.strip_prefix("0x") {
+        Some(digits) => u16::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
+    };
+    number.filter(|number| *number >= 0x600).ok_or_else(|| "expected 0x600 to 0xffff".to_owned())
+}
+
 /// Why there are no arguments to work with.
 #[derive(Debug)]
 enum Unusable {
@@ -169,10 +191,9 @@ impl Arguments {
             [_, only] if !only.as_encoded_bytes().starts_with(b"-") => only.into(),
             _ => {
                 let arguments = Self::try_parse_from(&words).map_err(Unusable::CommandLine)?;
-                return match arguments.foreign.refusal() {
-                    Some((option, reason)) => Err(Unusable::Foreign(format!("{option}: {reason}"))),
-                    None => Ok(arguments),
-                };
+                return arguments
+                    .settled()
+                    .map_err(|(option, reason)| Unusable::Foreign(format!("{option}: {reason}")));
             }
         };
         Self::of_file(&file).map_err(Unusable::File)
@@ -191,12 +212,45 @@ impl Arguments {
             let text = first.strip_prefix("error: ").unwrap_or(first).to_owned();
             file.error(&names(&error), text).to_string()
         })?;
-        match arguments.foreign.refusal() {
-            Some((option, reason)) => {
+        match arguments.settled() {
+            Err((option, reason)) => {
                 Err(file.error(&[option.to_owned()], reason.into()).to_string())
             }
-            None => Ok(Self { file: Some(path.to_owned()), ..arguments }),
+            Ok(arguments) => Ok(Self { file: Some(path.to_owned()), ..arguments }),
         }
+    }
+
+    /// These arguments, when they can be meant together; otherwise an option and what is wrong with it.
+    fn settled(mut self) -> Result<Self, (&'static str, &'static str)> {
+        if let Some(refusal) = self.foreign.refusal() {
+            return Err(refusal);
+        }
+        match self.map() {
+            Some(map) if map.vlans.is_empty() => {
+                return Err((
+                    "-m",
+                    "vlan-map needs the VLANs that have a queue of their own, as -M",
+                ));
+            }
+            Some(map) if map.queues() > 64 => {
+                return Err(("-M", "more than 63 VLANs; a set has at most 64 queues"));
+            }
+            Some(map) => self.queues = vec![map.queues()],
+            None if !self.vlan_map.is_empty() => {
+                return Err((
+                    "-M",
+                    "belongs to -m vlan-map; -m 7 is erspan, as in Conjure's patch",
+                ));
+            }
+            None => {}
+        }
+        Ok(self)
+    }
+
+    /// The VLANs with a queue each, in the mode that has them.
+    pub fn map(&self) -> Option<VlanMap> {
+        let map = || VlanMap { ethertype: self.ether_type, vlans: self.vlan_map.clone() };
+        (self.mode == Mode::VlanMap).then(map)
     }
 
     /// CPU of the ingest thread `index` among `online` ones; `None` leaves it unbound.
@@ -277,8 +331,6 @@ mod tests {
             "-X",
             "-r 1:eth0",
             "-G 0:1",
-            "-M 7",
-            "-Y 0x8585",
             "-T",
             "-C /tmp/rules",
             "-O /tmp/protocols",
@@ -300,13 +352,41 @@ mod tests {
         assert!(parse("z -i x -n 1 -x 4095").is_err());
     }
 
+    fn settled(line: &str) -> Result<Arguments, (&'static str, &'static str)> {
+        parse(line).unwrap().settled()
+    }
+
+    #[test]
+    fn a_map_of_vlans_makes_its_queues() {
+        let a = settled("z -i x -m vlan-map -M 100 -M 7,4094").unwrap();
+        assert_eq!(a.queues, [4]);
+        assert_eq!(a.map().unwrap(), VlanMap { ethertype: 0x8585, vlans: vec![100, 7, 4094] });
+        let a = settled("z -i x -n 9 -m vlan-map -M 1 -Y 0x88b5").unwrap();
+        assert_eq!((a.queues.as_slice(), a.ether_type), ([2].as_slice(), 0x88b5));
+        assert_eq!(settled("z -i x -n 1 -m vlan-map").unwrap_err().0, "-m");
+        assert_eq!(settled("z -i x -n 1 -m 7 -M 1").unwrap_err().0, "-M");
+        let many: Vec<String> = (1..=64).map(|id| id.to_string()).collect();
+        assert_eq!(
+            settled(&format!("z -i x -m vlan-map -M {}", many.join(","))).unwrap_err().0,
+            "-M"
+        );
+        for line in ["-M 4095", "-Y 0x5ff", "-Y 10000000", "-Y x"] {
+            assert!(parse(&format!("z -i x -n 1 {line}")).is_err(), "{line}");
+        }
+        assert_eq!(settled("z -i x -n 2 -m 7").unwrap().mode, Mode::Erspan);
+        assert_eq!(
+            of_file("-i=x\n-n=4\n-M=7\n").unwrap_err().split(": ").next(),
+            Some("cluster.conf:3")
+        );
+    }
+
     #[test]
     fn an_empty_variable_is_noticed() {
         for line in [
             "z -i -c 98 -n 4 -m 1",
             "z -i x -c -n 4",
             "z -i x -c 98 -n 0",
-            "z -i x -n 1 -m 7",
+            "z -i x -n 1 -m 8",
             "z -i x -n 1 -l -z",
             "z -i x -n 1 -x -z",
         ] {

@@ -23,6 +23,7 @@ use crate::format::{count, rate};
 use crate::ingest::{Counters, Ingest};
 use crate::live::Live;
 use crate::log;
+use crate::spread::{Distribution, Spread};
 use crate::succession::{self, Gathering, Predecessor, Wish};
 use crate::terminal::{self, READY};
 
@@ -204,7 +205,14 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
     }
     let queues: u32 = arguments.queues.iter().sum();
     log::say(format_args!("Starting balancer with {queues} consumer queues.."));
-    let hash = SymmetricHash::new(rand::random());
+    let distribution = Distribution {
+        mode: arguments.mode,
+        sets: arguments.queues.clone(),
+        hash: SymmetricHash::new(rand::random()),
+        map: arguments.map(),
+        decapsulate: arguments.decap,
+        vlans: Arc::clone(&balancer.live.vlans),
+    };
     let go = Arc::new(AtomicBool::new(false));
     let mut threads = Vec::new();
     if let Some(predecessor) = predecessor {
@@ -234,12 +242,8 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
         let ingest = Ingest {
             name,
             source,
-            interface: u16::try_from(index).unwrap_or(u16::MAX),
             producer,
-            mode: arguments.mode,
-            sets: arguments.queues.clone(),
-            hash,
-            vlans: Arc::clone(&balancer.live.vlans),
+            spread: Spread::new(distribution.clone(), u16::try_from(index).unwrap_or(u16::MAX)),
             active: arguments.active,
         };
         let core = arguments.core(index, online);

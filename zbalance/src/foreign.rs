@@ -26,10 +26,6 @@ pub struct Foreign {
     egress: Vec<String>,
     #[arg(short = 'G', long = "gtp-queue", value_name = "QUEUE:VERSION", hide = true)]
     gtp_queue: Vec<String>,
-    #[arg(short = 'M', long = "vlan-map", value_name = "VLAN", hide = true)]
-    vlan_map: Vec<String>,
-    #[arg(short = 'Y', long = "ether-type", value_name = "TYPE", hide = true)]
-    ether_type: Option<String>,
     #[arg(short = 'T', long = "flow-table", hide = true)]
     flow_table: bool,
     #[arg(short = 'C', long = "flow-rules", value_name = "FILE", hide = true)]
@@ -44,7 +40,6 @@ pub struct Foreign {
     zmq_policy: Option<String>,
 }
 
-const INSIDE_TUNNELS: &str = "distribution looks at the outermost addresses only; use -m 1";
 const FLOW_TABLE: &str = "there is no flow table here; detectors follow flows themselves";
 const ZMQ_FILTER: &str = "there is no filter of addresses here; filter where the tap is, or by \
                           VLAN with -x";
@@ -90,9 +85,11 @@ impl Foreign {
                 "-r",
                 "queues cannot be sent out of a device; attach a consumer to the queue",
             ),
-            (!self.gtp_queue.is_empty(), "-G", INSIDE_TUNNELS),
-            (!self.vlan_map.is_empty(), "-M", INSIDE_TUNNELS),
-            (self.ether_type.is_some(), "-Y", INSIDE_TUNNELS),
+            (
+                !self.gtp_queue.is_empty(),
+                "-G",
+                "the signalling of GTP has no queue of its own; -m gtp spreads it by its addresses",
+            ),
             (self.flow_table, "-T", FLOW_TABLE),
             (self.flow_rules.is_some(), "-C", FLOW_TABLE),
             (self.flow_protocols.is_some(), "-O", FLOW_TABLE),

@@ -1,7 +1,7 @@
 //! zbalance: captures packets and spreads them over shared-memory queues.
 //!
 //! One pinned thread per source reads bursts ([`ingest`]), hashes each frame once and sends it to
-//! one queue of every set; the main thread serves the control socket and the operator
+//! one queue of every set ([`spread`]); the main thread serves the control socket and the operator
 //! ([`daemon`]). The frames themselves and the queues are the business of the `shm` crate.
 #![forbid(unsafe_code)]
 
@@ -15,5 +15,6 @@ pub mod format;
 pub mod ingest;
 pub mod live;
 mod log;
+pub mod spread;
 mod succession;
 pub mod terminal;

@@ -9,7 +9,7 @@ use signalling::station::FileResult;
 use telemetry::process::{file_result, merge};
 
 use crate::arguments::Arguments;
-use crate::ingest::VlanFilter;
+use crate::spread::VlanFilter;
 
 /// Options that hold until the next reload.
 #[derive(Debug)]
@@ -73,6 +73,9 @@ fn changed(old: &Arguments, new: &Arguments) -> Vec<&'static str> {
         ("-c", old.cluster != new.cluster),
         ("-n", old.queues != new.queues),
         ("-m", old.mode != new.mode),
+        ("-M", old.vlan_map != new.vlan_map),
+        ("-Y", old.ether_type != new.ether_type),
+        ("--decap", old.decap != new.decap),
         ("-g", old.cores != new.cores),
         ("-q", old.slots != new.slots),
         ("-a", old.active != new.active),

@@ -4,69 +4,74 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::hash::{SymmetricHash, queue};
-use crate::walk::{Outer, Pair, outer};
+use crate::tunnel::{self, Follow};
+use crate::walk::{Outer, Pair, be16, outer};
 
 /// How frames are spread over the queues of a set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// Round robin, frame by frame, per set.
     RoundRobin,
-    /// By the outermost IP address pair after VLAN tags (the default).
+    /// By the outermost IP address pair after VLAN tags and MPLS labels (the default).
     Ip,
     /// Every queue receives every frame.
     All,
     /// Queue 0 receives every frame, the others share them round robin.
     AllRoundRobin,
+    /// By the addresses inside GTP's user plane, else by the outermost.
+    Gtp,
+    /// By the addresses inside GRE, else by the outermost.
+    Gre,
     /// By the index of the input interface.
     Interface,
+    /// By the addresses inside ERSPAN and other GRE that carries frames, else by the outermost.
+    Erspan,
+    /// By the VLAN inside frames of one EtherType ([`VlanMap`]).
+    VlanMap,
     /// By addresses, ports and protocol; fragments by addresses.
     FiveTuple,
+    /// By the innermost addresses of whatever tunnels a frame is in.
+    Auto,
 }
 
-/// A mode that is not known or not available.
+/// Every mode with its name and, where the reference has one, its number.
+const MODES: [(Mode, &str, Option<&str>); 11] = [
+    (Mode::RoundRobin, "rr", Some("0")),
+    (Mode::Ip, "ip", Some("1")),
+    (Mode::All, "all", Some("2")),
+    (Mode::AllRoundRobin, "all-rr", Some("3")),
+    (Mode::Gtp, "gtp", Some("4")),
+    (Mode::Gre, "gre", Some("5")),
+    (Mode::Interface, "iface", Some("6")),
+    (Mode::Erspan, "erspan", Some("7")),
+    (Mode::VlanMap, "vlan-map", None),
+    (Mode::FiveTuple, "5tuple", None),
+    (Mode::Auto, "auto", None),
+];
+
+/// No mode has this name or number.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ModeError {
-    /// A mode of the reference that looks inside tunnels.
-    #[error(
-        "distribution mode {0} looks inside tunnels and is not available in this version; use ip (1)"
-    )]
-    NotAvailable(String),
-    /// No mode of this name or number.
-    #[error(
-        "unknown distribution mode '{0}'; use one of rr (0), ip (1), all (2), all-rr (3), iface (6), 5tuple"
-    )]
-    Unknown(String),
-}
+#[error(
+    "unknown distribution mode '{0}'; use one of rr (0), ip (1), all (2), all-rr (3), gtp (4), gre (5), \
+     iface (6), erspan (7), vlan-map, 5tuple, auto"
+)]
+pub struct ModeError(String);
 
 impl FromStr for Mode {
     type Err = ModeError;
 
     fn from_str(text: &str) -> Result<Self, ModeError> {
-        Ok(match text {
-            "0" | "rr" => Self::RoundRobin,
-            "1" | "ip" => Self::Ip,
-            "2" | "all" => Self::All,
-            "3" | "all-rr" => Self::AllRoundRobin,
-            "6" | "iface" => Self::Interface,
-            "5tuple" => Self::FiveTuple,
-            "4" | "gtp" | "5" | "gre" | "7" | "erspan" | "vlan-map" | "auto" => {
-                return Err(ModeError::NotAvailable(text.to_owned()));
-            }
-            _ => return Err(ModeError::Unknown(text.to_owned())),
-        })
+        let is = |(_, name, number): &&(Self, &str, Option<&str>)| {
+            *name == text || *number == Some(text)
+        };
+        MODES.iter().find(is).map(|(mode, ..)| *mode).ok_or_else(|| ModeError(text.to_owned()))
     }
 }
 
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::RoundRobin => "rr",
-            Self::Ip => "ip",
-            Self::All => "all",
-            Self::AllRoundRobin => "all-rr",
-            Self::Interface => "iface",
-            Self::FiveTuple => "5tuple",
-        })
+        let name = MODES.iter().find(|(mode, ..)| mode == self).map_or("", |(_, name, _)| name);
+        f.write_str(name)
     }
 }
 
@@ -79,15 +84,54 @@ pub enum Target {
     Every,
     /// To queue 0 and to this other one; the same number when the set has a single queue.
     FirstAnd(u32),
+    /// To none.
+    Nobody,
 }
 
 /// Hash of a frame under `mode`: 0 when it has no IP addresses or the mode uses no hash.
 #[inline]
 pub fn frame_hash(mode: Mode, hash: &SymmetricHash, frame: &[u8]) -> u32 {
+    let inner = |follow| tunnel::inner(frame, follow).map_or(0, |o| pair_hash(hash, &o));
     match mode {
         Mode::Ip => outer(frame).map_or(0, |o| pair_hash(hash, &o)),
         Mode::FiveTuple => outer(frame).map_or(0, |o| flow_hash(hash, &o)),
-        _ => 0,
+        Mode::Auto => inner(Follow::ALL),
+        Mode::Gtp => inner(Follow::GTP),
+        Mode::Gre => inner(Follow::GRE),
+        Mode::Erspan => inner(Follow::ERSPAN),
+        Mode::RoundRobin | Mode::All | Mode::AllRoundRobin | Mode::Interface | Mode::VlanMap => 0,
+    }
+}
+
+/// VLANs that have a queue each ([`Mode::VlanMap`]): those inside frames of one EtherType, which stands
+/// where that of the tag would be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VlanMap {
+    /// The EtherType of such frames.
+    pub ethertype: u16,
+    /// The VLAN of queue 1, of queue 2 and so on.
+    pub vlans: Vec<u16>,
+}
+
+impl VlanMap {
+    /// The EtherType unless another is configured.
+    pub const ETHERTYPE: u16 = 0x8585;
+
+    /// Queues that the map leads to.
+    pub fn queues(&self) -> u32 {
+        1 + u32::try_from(self.vlans.len()).unwrap_or(u32::MAX - 1)
+    }
+
+    /// What is to be done with `frame`: its queue, and whether its EtherType becomes that of a VLAN tag.
+    /// `None` for a VLAN without queue and a frame that is cut off.
+    #[inline]
+    pub fn place(&self, frame: &[u8]) -> Option<(u32, bool)> {
+        if be16(frame, 12)? != self.ethertype {
+            return Some((0, false));
+        }
+        let vlan = be16(frame, 14)? & 0x0fff;
+        let position = self.vlans.iter().position(|known| *known == vlan)?;
+        Some((u32::try_from(position + 1).ok()?, true))
     }
 }
 
@@ -125,16 +169,21 @@ impl Spreader {
         Self { mode, queues, next: 0 }
     }
 
-    /// Target of a frame with `hash` (of [`frame_hash`]) from input interface `interface`.
+    /// Target of a frame with `hash` (of [`frame_hash`]; for [`Mode::VlanMap`] the queue itself, and nobody
+    /// when there is no such queue) from input interface `interface`.
     #[inline]
     pub fn target(&mut self, hash: u32, interface: u16) -> Target {
         match self.mode {
-            Mode::Ip | Mode::FiveTuple => Target::One(queue(hash, self.queues)),
+            Mode::Ip | Mode::FiveTuple | Mode::Auto | Mode::Gtp | Mode::Gre | Mode::Erspan => {
+                Target::One(queue(hash, self.queues))
+            }
             Mode::RoundRobin => Target::One(self.turn(self.queues)),
             Mode::All => Target::Every,
             Mode::AllRoundRobin if self.queues == 1 => Target::FirstAnd(0),
             Mode::AllRoundRobin => Target::FirstAnd(1 + self.turn(self.queues - 1)),
             Mode::Interface => Target::One(u32::from(interface) % self.queues),
+            Mode::VlanMap if hash < self.queues => Target::One(hash),
+            Mode::VlanMap => Target::Nobody,
         }
     }
 
@@ -153,15 +202,35 @@ mod tests {
 
     #[test]
     fn names_and_numbers() {
-        for (number, name) in
-            [("0", "rr"), ("1", "ip"), ("2", "all"), ("3", "all-rr"), ("6", "iface")]
-        {
-            assert_eq!(number.parse::<Mode>().unwrap().to_string(), name);
-            assert_eq!(name.parse::<Mode>(), number.parse());
+        for (mode, name, number) in MODES {
+            assert_eq!(name.parse(), Ok(mode));
+            assert_eq!(mode.to_string(), name);
+            assert!(number.is_none_or(|number| number.parse() == Ok(mode)));
         }
-        assert_eq!("5tuple".parse(), Ok(Mode::FiveTuple));
-        assert!(matches!("7".parse::<Mode>(), Err(ModeError::NotAvailable(_))));
-        assert!(matches!("-g".parse::<Mode>(), Err(ModeError::Unknown(_))));
+        for unknown in ["8", "-g", "", "IP"] {
+            let error = unknown.parse::<Mode>().unwrap_err().to_string();
+            assert!(MODES.iter().all(|(_, name, _)| error.contains(name)), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_map_of_vlans() {
+        let map = VlanMap { ethertype: 0x8585, vlans: vec![100, 4094] };
+        let frame = |ethertype: u16, tci: u16| {
+            let mut frame = vec![0; 12];
+            frame.extend(ethertype.to_be_bytes());
+            frame.extend(tci.to_be_bytes());
+            frame
+        };
+        assert_eq!(map.queues(), 3);
+        assert_eq!(map.place(&frame(0x0800, 100)), Some((0, false)));
+        assert_eq!(map.place(&frame(0x8585, 0xe000 | 100)), Some((1, true)));
+        assert_eq!(map.place(&frame(0x8585, 4094)), Some((2, true)));
+        assert_eq!(map.place(&frame(0x8585, 7)), None);
+        assert_eq!(map.place(&frame(0x8585, 0)[..15]), None);
+        let mut spreader = Spreader::new(Mode::VlanMap, map.queues());
+        assert_eq!(spreader.target(2, 0), Target::One(2));
+        assert_eq!(spreader.target(3, 0), Target::Nobody);
     }
 
     #[test]
@@ -184,7 +253,7 @@ mod tests {
         #[test]
         fn any_bytes_have_a_hash(bytes in proptest::collection::vec(any::<u8>(), 0..200), seed: u64) {
             let hash = SymmetricHash::new(seed);
-            for mode in [Mode::Ip, Mode::FiveTuple, Mode::RoundRobin] {
+            for (mode, ..) in MODES {
                 let h = frame_hash(mode, &hash, &bytes);
                 prop_assert!(crate::hash::queue(h, 7) < 7);
             }

@@ -2,8 +2,8 @@
 //!
 //! Two readers look at a frame. The detector reads it with [`frame::Frame`], whose rules are those
 //! of the reference's packet path (`spec/detector.md` 4). The balancer reads it with
-//! [`walk::outer`], which skips more kinds of header (`spec/ingest.md` 9.1) and feeds
-//! [`hash::SymmetricHash`]. Nothing here allocates, and no sequence of bytes makes it panic.
+//! [`walk::outer`], which skips more kinds of header, and [`tunnel::inner`], which looks into tunnels
+//! (`spec/ingest.md` 9.1); both feed [`hash::SymmetricHash`]. Nothing here allocates, and no sequence of bytes makes it panic.
 #![forbid(unsafe_code)]
 
 pub mod craft;
@@ -12,6 +12,7 @@ pub mod frame;
 pub mod hash;
 pub mod ip;
 pub mod transport;
+pub mod tunnel;
 pub mod walk;
 
 pub use distribution::{Mode, Target};
@@ -35,6 +36,8 @@ pub const ETHERTYPE_QINQ_OLD: u16 = 0x9100;
 pub const PROTOCOL_TCP: u8 = 6;
 /// IP protocol number of UDP.
 pub const PROTOCOL_UDP: u8 = 17;
+/// IP protocol number of GRE.
+pub const PROTOCOL_GRE: u8 = 47;
 
 /// Length of an Ethernet header without tags, in bytes.
 pub const ETHERNET_LEN: usize = 14;

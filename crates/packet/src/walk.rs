@@ -10,6 +10,11 @@ use crate::{
 const MAX_TAGS: usize = 4;
 /// IPv6 extension headers that are skipped at most.
 const MAX_EXTENSIONS: usize = 8;
+/// MPLS labels that are skipped at most.
+const MAX_LABELS: usize = 16;
+/// EtherTypes of MPLS, to one receiver and to several.
+const ETHERTYPE_MPLS: u16 = 0x8847;
+const ETHERTYPE_MPLS_MULTICAST: u16 = 0x8848;
 
 const PROTOCOL_DCCP: u8 = 33;
 const PROTOCOL_SCTP: u8 = 132;
@@ -24,7 +29,7 @@ pub enum Pair {
     V6([u8; 16], [u8; 16]),
 }
 
-/// The outermost IP header of a frame.
+/// An IP header of a frame, by default the outermost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outer {
     /// Offset of the IP header in the frame, in bytes.
@@ -36,6 +41,9 @@ pub struct Outer {
     /// Source and destination port; `None` in a fragment, for a protocol without ports and in a
     /// truncated packet.
     pub ports: Option<(u16, u16)>,
+    /// Offset in the frame of what follows the IP header and its extensions; `None` in a fragment and when
+    /// the extension headers are cut off.
+    pub transport: Option<usize>,
 }
 
 /// Finds the IP header after at most four VLAN tags: its offset and EtherType.
@@ -64,44 +72,83 @@ pub fn vlan_ids(frame: &[u8]) -> impl Iterator<Item = u16> + '_ {
     })
 }
 
-/// Walks to the outermost IP header; `None` when there is none or it is cut off.
+/// Walks to the outermost IP header, past VLAN tags and MPLS labels; `None` when there is none or it is cut
+/// off.
 #[inline]
 pub fn outer(frame: &[u8]) -> Option<Outer> {
-    let (offset, ethertype) = network_offset(frame)?;
-    let packet = frame.get(offset..)?;
+    outer_at(frame, 0)
+}
+
+/// As [`outer`], for an Ethernet frame that begins at `start` of `frame`.
+#[inline]
+pub(crate) fn outer_at(frame: &[u8], start: usize) -> Option<Outer> {
+    let (offset, ethertype) = network_offset(frame.get(start..)?)?;
+    header_at(frame, start + offset, ethertype)
+}
+
+/// The IP header at `offset`, where `ethertype` says what is there.
+#[inline]
+pub(crate) fn header_at(frame: &[u8], offset: usize, ethertype: u16) -> Option<Outer> {
     match ethertype {
-        ETHERTYPE_IPV4 => outer_v4(offset, packet),
-        ETHERTYPE_IPV6 => outer_v6(offset, packet),
+        ETHERTYPE_IPV4 => outer_v4(frame, offset),
+        ETHERTYPE_IPV6 => outer_v6(frame, offset),
+        other if is_mpls(other) => below_labels(frame, offset),
+        _ => None,
+    }
+}
+
+/// True for the EtherTypes of MPLS.
+#[inline]
+pub(crate) const fn is_mpls(ethertype: u16) -> bool {
+    matches!(ethertype, ETHERTYPE_MPLS | ETHERTYPE_MPLS_MULTICAST)
+}
+
+/// The IP header below a stack of labels. Nothing says what is there but its first four bits.
+#[cold]
+fn below_labels(frame: &[u8], stack: usize) -> Option<Outer> {
+    const BOTTOM: u8 = 1;
+    let label = |n: usize| frame.get(stack + 4 * n + 2);
+    let labels = (0..MAX_LABELS).map_while(label).position(|byte| byte & BOTTOM != 0)? + 1;
+    let offset = stack + 4 * labels;
+    match frame.get(offset)? >> 4 {
+        4 => outer_v4(frame, offset),
+        6 => outer_v6(frame, offset),
         _ => None,
     }
 }
 
 #[inline]
-fn outer_v4(offset: usize, packet: &[u8]) -> Option<Outer> {
+fn outer_v4(frame: &[u8], offset: usize) -> Option<Outer> {
+    let packet = frame.get(offset..)?;
     let ip = Ipv4::new(packet)?;
     if ip.version() != 4 || ip.announced_header_len() < 20 {
         return None;
     }
     let protocol = ip.protocol();
-    let ports =
-        if ip.is_fragment() { None } else { ports(protocol, packet, ip.announced_header_len()) };
     let pair = Pair::V4(ip.source(), ip.destination());
-    Some(Outer { offset, pair, protocol, ports })
+    if ip.is_fragment() {
+        return Some(Outer { offset, pair, protocol, ports: None, transport: None });
+    }
+    let header = ip.announced_header_len();
+    let ports = ports(protocol, packet, header);
+    Some(Outer { offset, pair, protocol, ports, transport: Some(offset + header) })
 }
 
 #[inline]
-fn outer_v6(offset: usize, packet: &[u8]) -> Option<Outer> {
+fn outer_v6(frame: &[u8], offset: usize) -> Option<Outer> {
+    let packet = frame.get(offset..)?;
     let ip = Ipv6::new(packet)?;
     if ip.version() != 6 {
         return None;
     }
     let pair = Pair::V6(ip.source(), ip.destination());
-    let (protocol, ports) = v6_transport(ip.next_header(), packet);
-    Some(Outer { offset, pair, protocol, ports })
+    let (protocol, at) = v6_transport(ip.next_header(), packet);
+    let ports = at.and_then(|at| ports(protocol, packet, at));
+    Some(Outer { offset, pair, protocol, ports, transport: at.map(|at| offset + at) })
 }
 
-/// Follows the extension headers to the transport protocol and its ports.
-fn v6_transport(first: u8, packet: &[u8]) -> (u8, Option<(u16, u16)>) {
+/// Follows the extension headers to the transport protocol and its offset.
+fn v6_transport(first: u8, packet: &[u8]) -> (u8, Option<usize>) {
     let mut next = first;
     let mut at = 40;
     for _ in 0..MAX_EXTENSIONS {
@@ -110,7 +157,7 @@ fn v6_transport(first: u8, packet: &[u8]) -> (u8, Option<(u16, u16)>) {
             0 | 43 | 60 => packet.get(at + 1).map(|len| (usize::from(*len) + 1) * 8),
             // A fragment header: later fragments have no ports, so none of the packet may use them.
             44 => return (packet.get(at).copied().unwrap_or(next), None),
-            _ => return (next, ports(next, packet, at)),
+            _ => return (next, Some(at)),
         };
         let (Some(step), Some(&following)) = (step, packet.get(at)) else {
             return (next, None);
@@ -137,7 +184,7 @@ const fn is_tag(ethertype: u16) -> bool {
 }
 
 #[inline]
-fn be16(bytes: &[u8], at: usize) -> Option<u16> {
+pub(crate) fn be16(bytes: &[u8], at: usize) -> Option<u16> {
     let pair = bytes.get(at..)?.first_chunk::<2>()?;
     Some(u16::from_be_bytes(*pair))
 }
@@ -167,7 +214,11 @@ mod tests {
         extended.extend(&frame[54..]);
         let plain = outer(&frame).unwrap();
         assert_eq!(plain.ports, Some((5, 6)));
-        assert_eq!(outer(&extended), Some(plain));
+        let walked = outer(&extended).unwrap();
+        assert_eq!(
+            (walked.ports, walked.transport),
+            (plain.ports, plain.transport.map(|at| at + 24))
+        );
     }
 
     #[test]
@@ -198,5 +249,20 @@ mod tests {
         assert_eq!(vlan_ids(&tagged).collect::<Vec<_>>(), [1, 4094]);
         assert_eq!(vlan_ids(&frame).count(), 0);
         assert_eq!(outer(&tagged).unwrap().offset, 22);
+    }
+
+    #[test]
+    fn labels() {
+        let frame = udp6();
+        let mut labelled = frame[..12].to_vec();
+        labelled.extend([0x88, 0x47, 0, 1, 0x20, 64, 0, 1, 0x31, 64]);
+        labelled.extend(&frame[14..]);
+        let walked = outer(&labelled).unwrap();
+        assert_eq!((walked.offset, walked.ports), (22, Some((5, 6))));
+        labelled[20] &= !1;
+        assert_eq!(outer(&labelled), None, "a stack without bottom");
+        labelled[20] |= 1;
+        labelled[22] = 0;
+        assert_eq!(outer(&labelled), None, "no version of IP");
     }
 }

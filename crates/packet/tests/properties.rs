@@ -2,6 +2,7 @@
 
 use etherparse::PacketBuilder;
 use packet::distribution::{Mode, frame_hash};
+use packet::tunnel::{self, Follow};
 use packet::{Frame, SymmetricHash, Transport, walk};
 use proptest::prelude::*;
 
@@ -13,6 +14,17 @@ fn within(outer: &[u8], inner: &[u8]) -> bool {
 fn read_everything(bytes: &[u8], offset: usize) {
     let _ = walk::outer(bytes);
     let _ = walk::vlan_ids(bytes).count();
+    for follow in [Follow::ALL, Follow::GRE, Follow::GTP, Follow::ERSPAN] {
+        let inner = tunnel::inner(bytes, follow);
+        assert_eq!(inner.is_some(), walk::outer(bytes).is_some());
+        assert!(inner.is_none_or(|inner| inner.offset < bytes.len()));
+    }
+    if let Some(bare) = tunnel::bare(bytes) {
+        let mut into = Vec::new();
+        bare.write(bytes, &mut into);
+        // What is left has no tunnel that leads on, unless there were too many in one another.
+        assert!(into.len() <= bytes.len() && walk::outer(&into).is_some());
+    }
     let Ok(frame) = Frame::parse(bytes, offset) else {
         return;
     };
@@ -95,7 +107,7 @@ proptest! {
                 .write(&mut frame, b"").unwrap();
             frame
         };
-        for mode in [Mode::Ip, Mode::FiveTuple] {
+        for mode in [Mode::Ip, Mode::FiveTuple, Mode::Auto, Mode::Gre] {
             prop_assert_eq!(
                 frame_hash(mode, &hash, &frame(a, b, p, q)),
                 frame_hash(mode, &hash, &frame(b, a, q, p))

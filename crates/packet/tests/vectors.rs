@@ -1,9 +1,13 @@
 //! `ingest_hash.json`: the symmetric hash, the sum it replaces, and how both spread traffic.
+//! `ingest_tunnels.json`: which addresses of a frame are hashed, tunnels and fragments included.
 
 use std::net::IpAddr;
 
-use packet::SymmetricHash;
+use packet::distribution::frame_hash;
 use packet::hash::{additive, queue};
+use packet::tunnel::{self, Follow};
+use packet::walk::{self, Pair};
+use packet::{Mode, SymmetricHash};
 use vectors::{Tally, Value};
 
 const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -110,4 +114,38 @@ fn traffic(kind: &str) -> Vec<(u32, u32)> {
         }
         other => panic!("unknown kind of traffic: {other}"),
     }
+}
+
+#[test]
+fn ingest_tunnels() {
+    let file = vectors::load("ingest_tunnels.json");
+    let mut tally = Tally::new("ingest_tunnels.json");
+    let hash = SymmetricHash::new(SEED);
+    for case in file["cases"].as_array().unwrap() {
+        let frame = vectors::hex(&case["frame"]);
+        let mode: Mode = case["mode"].as_str().unwrap().parse().unwrap();
+        let walked = match mode {
+            Mode::Ip => walk::outer(&frame),
+            Mode::Gre => tunnel::inner(&frame, Follow::GRE),
+            Mode::Gtp => tunnel::inner(&frame, Follow::GTP),
+            Mode::Erspan => tunnel::inner(&frame, Follow::ERSPAN),
+            other => panic!("no case for {other}: {case}"),
+        };
+        assert_eq!(walked.map(|o| o.offset as u64), case["inner_l3_offset"].as_u64(), "{case}");
+        let hashed = frame_hash(mode, &hash, &frame);
+        if let Some(walked) = walked {
+            let (a, b) = match walked.pair {
+                Pair::V4(a, b) => (IpAddr::from(a), IpAddr::from(b)),
+                Pair::V6(a, b) => (IpAddr::from(a), IpAddr::from(b)),
+            };
+            assert_eq!((a, b), (address(&case["a"]), address(&case["b"])), "{case}");
+            assert_eq!(hashed, word(&case["sym_hash"]), "{case}");
+        }
+        assert_eq!(u64::from(queue(hashed, 4)), case["queue_of_4"].as_u64().unwrap(), "{case}");
+        // A frame that one kind of tunnel leads into, every walk that follows all kinds enters too.
+        let all = tunnel::inner(&frame, Follow::ALL).map(|o| o.pair);
+        assert_eq!(all, walked.map(|o| o.pair), "{case}");
+        tally.pass();
+    }
+    tally.finish();
 }

@@ -1,0 +1,202 @@
+//! Where a frame goes: which are taken at all, their hash, their queues, and what is sent of them.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use capture::Frame;
+use packet::distribution::{Mode, Spreader, Target, VlanMap, frame_hash};
+use packet::hash::SymmetricHash;
+use packet::{ETHERTYPE_VLAN, tunnel};
+use shm::{Meta, Producer};
+
+/// How the frames of all inputs are spread.
+#[derive(Debug, Clone)]
+pub struct Distribution {
+    /// The mode (`-m`).
+    pub mode: Mode,
+    /// Queues of each set.
+    pub sets: Vec<u32>,
+    /// The hash, the same for all threads.
+    pub hash: SymmetricHash,
+    /// VLANs with a queue each, in the mode that has them.
+    pub map: Option<VlanMap>,
+    /// Send what is inside tunnels, without their headers.
+    pub decapsulate: bool,
+    /// Which frames are spread at all; a reload replaces it.
+    pub vlans: Arc<ArcSwap<VlanFilter>>,
+}
+
+/// The VLANs whose frames are taken (`-x`).
+#[derive(Debug, Clone, Default)]
+pub struct VlanFilter(Option<Box<[u64; 64]>>);
+
+impl VlanFilter {
+    /// Takes frames with one of `ids` among their tags; without ids it takes all.
+    pub fn new(ids: &[u16]) -> Self {
+        if ids.is_empty() {
+            return Self(None);
+        }
+        let mut bits = Box::new([0; 64]);
+        for id in ids {
+            bits[usize::from(id >> 6) % 64] |= 1 << (id & 63);
+        }
+        Self(Some(bits))
+    }
+
+    /// Whether `frame` is taken.
+    #[inline]
+    pub fn takes(&self, frame: &[u8]) -> bool {
+        let Some(bits) = &self.0 else { return true };
+        packet::walk::vlan_ids(frame)
+            .any(|id| bits[usize::from(id >> 6) % 64] & 1 << (id & 63) != 0)
+    }
+}
+
+/// Spreads the frames of one input.
+#[derive(Debug)]
+pub struct Spread {
+    distribution: Distribution,
+    interface: u16,
+    sets: Sets,
+    /// A frame that is not sent as it came.
+    changed: Vec<u8>,
+}
+
+/// Where one frame goes.
+#[derive(Debug, Clone, Copy)]
+struct Way {
+    hash: u32,
+    /// Queues, one bit each.
+    targets: u64,
+    /// Its EtherType becomes that of a VLAN tag.
+    retag: bool,
+}
+
+impl Spread {
+    /// Spreads the frames of the input with this number.
+    pub fn new(distribution: Distribution, interface: u16) -> Self {
+        let sets = Sets::new(distribution.mode, &distribution.sets);
+        Self { distribution, interface, sets, changed: Vec::new() }
+    }
+
+    /// The VLANs that are taken from now on, for some frames.
+    pub fn filter(&self) -> arc_swap::Guard<Arc<VlanFilter>> {
+        self.distribution.vlans.load()
+    }
+
+    #[inline]
+    fn way(&mut self, frame: &[u8]) -> Way {
+        let Distribution { mode, hash, map, .. } = &self.distribution;
+        let (hash, retag) = match map {
+            None => (frame_hash(*mode, hash, frame), false),
+            Some(map) => map.place(frame).unwrap_or((u32::MAX, false)),
+        };
+        Way { hash, targets: self.sets.targets(hash, self.interface), retag }
+    }
+
+    /// Sends a copy of `frame` to its queues.
+    #[inline]
+    pub fn send(&mut self, frame: &Frame<'_>, producer: &mut Producer) {
+        let way = self.way(frame.data);
+        let meta = Meta {
+            timestamp: Some(frame.timestamp),
+            hash: Some(way.hash),
+            flags: 0,
+            interface: self.interface,
+        };
+        let bytes = if way.retag || self.distribution.decapsulate {
+            self.change(frame.data, way.retag)
+        } else {
+            frame.data
+        };
+        producer.send(bytes, &meta, way.targets);
+    }
+
+    /// What is sent of a frame that may not be sent as it came.
+    #[cold]
+    fn change<'a>(&'a mut self, frame: &'a [u8], retag: bool) -> &'a [u8] {
+        if retag {
+            self.changed.clear();
+            self.changed.extend_from_slice(frame);
+            self.changed[12..14].copy_from_slice(&ETHERTYPE_VLAN.to_be_bytes());
+        } else if let Some(bare) = tunnel::bare(frame) {
+            bare.write(frame, &mut self.changed);
+        } else {
+            return frame;
+        }
+        &self.changed
+    }
+}
+
+/// The queue sets, each with its place among all queues.
+#[derive(Debug)]
+struct Sets(Vec<(u32, u64, Spreader)>);
+
+impl Sets {
+    fn new(mode: Mode, sizes: &[u32]) -> Self {
+        let mut first = 0;
+        let set = |size: &u32| {
+            let every = (u64::MAX >> (64 - size.clamp(&1, &64))) << first;
+            let set = (first, every, Spreader::new(mode, *size));
+            first += size;
+            set
+        };
+        Self(sizes.iter().map(set).collect())
+    }
+
+    /// Queues of a frame, one bit each: one target in every set.
+    #[inline]
+    fn targets(&mut self, hash: u32, interface: u16) -> u64 {
+        let mut targets = 0;
+        for (first, every, spreader) in &mut self.0 {
+            targets |= match spreader.target(hash, interface) {
+                Target::One(queue) => 1 << (*first + queue),
+                Target::Every => *every,
+                Target::FirstAnd(queue) => 1 << *first | 1 << (*first + queue),
+                Target::Nobody => 0,
+            };
+        }
+        targets
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vlans_up_to_4094_are_taken_anywhere_among_the_tags() {
+        let frame = |tags: &[u16]| {
+            let mut frame = vec![0; 12];
+            for tag in tags {
+                frame.extend([0x81, 0]);
+                frame.extend(tag.to_be_bytes());
+            }
+            frame.extend([8, 0]);
+            frame
+        };
+        let filter = VlanFilter::new(&[0, 100, 1024, 4094]);
+        for tags in [&[0u16][..], &[100], &[0xe000 | 1024], &[7, 4094], &[1, 2, 3, 100]] {
+            assert!(filter.takes(&frame(tags)), "{tags:?}");
+        }
+        for tags in [&[][..], &[1], &[36], &[4095], &[101, 1025]] {
+            assert!(!filter.takes(&frame(tags)), "{tags:?}");
+        }
+        assert!(!filter.takes(&[]) && VlanFilter::new(&[]).takes(&[]));
+    }
+
+    #[test]
+    fn every_set_gets_each_frame_once() {
+        let mut sets = Sets::new(Mode::Ip, &[2, 3]);
+        for hash in (0..u32::MAX).step_by(99_999_989) {
+            let targets = sets.targets(hash, 0);
+            assert_eq!((targets & 0b11).count_ones(), 1);
+            assert_eq!((targets >> 2).count_ones(), 1);
+            assert!(targets < 1 << 5);
+        }
+        assert_eq!(Sets::new(Mode::All, &[2, 3]).targets(0, 0), 0b11111);
+        assert_eq!(Sets::new(Mode::All, &[64]).targets(0, 0), u64::MAX);
+        let mut all_rr = Sets::new(Mode::AllRoundRobin, &[3]);
+        assert_eq!((all_rr.targets(0, 0), all_rr.targets(0, 0)), (0b011, 0b101));
+    }
+}
