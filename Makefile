@@ -34,7 +34,7 @@ PFRING_TAG = $(subst /,-,$(pfring_ver))
 
 DESTDIR ?=
 
-.PHONY: help run test interop bench fuzz lint build fmt all bin container deployment install packages \
+.PHONY: help run test interop bench fuzz lint build fmt all bin container deployment install packages reproduce \
 	book doctor backup-config restore-config clean tools-build tools-run tools-test tools-deployment \
 	zbalance detector application registrar registration-server genkey conjure conjure-sim app app-dbg \
 	sim rust libtd
@@ -97,6 +97,9 @@ install: bin ## Install into DESTDIR: /opt/conjure, units, man pages
 packages: bin ## Debian packages, tarball, SBOM and checksums in target/packages
 	@packaging/deb bin target/packages
 
+reproduce: tools-build ## Build the packages twice in two folders and compare every byte
+	@packaging/reproduce
+
 book: ## The operator's book, in target/book
 	@docs/build target/book
 
@@ -118,6 +121,7 @@ fmt: ## Format everything
 
 tools-build:
 	@scripts/need $(BUILD_TOOLS)
+	@scripts/need-rust
 
 tools-run:
 	@scripts/need $(BUILD_TOOLS) $(RUN_TOOLS)
