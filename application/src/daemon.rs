@@ -515,12 +515,19 @@ impl Daemon {
         }
         // Detectors come over as soon as the socket is there, and find every session.
         self.serve_sessions().map_err(io::Error::other)?;
-        let (paths, datagrams) = predecessor.finish()?;
+        let rest = predecessor.finish()?;
+        // Clients of these may be waiting to be accepted.
+        for record in &rest.decided {
+            pipeline.settle(record);
+        }
         self.accept(listener);
         if let Some(dtls) = pipeline.dtls.get() {
-            dtls.succeed(datagrams, &paths)?;
+            dtls.succeed(rest.datagrams, &rest.paths)?;
         }
-        self.log.info(format_args!("[HANDOVER] {count} registrations taken over"));
+        let late = rest.decided.len();
+        self.log.info(format_args!(
+            "[HANDOVER] {count} registrations taken over, {late} decided meanwhile"
+        ));
         Ok(())
     }
 

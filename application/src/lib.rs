@@ -12,6 +12,7 @@ pub mod bound;
 pub mod connection;
 pub mod covert;
 pub mod daemon;
+pub mod decisions;
 pub mod dtls;
 pub mod geoip;
 pub mod ingest;

@@ -13,11 +13,11 @@ use telemetry::privacy::ClientAddr;
 use crate::announce::Announcer;
 use crate::bound::Bound;
 use crate::covert::{Refused, Resolver, SystemResolver, Target};
+use crate::decisions::Decisions;
 use crate::dtls;
 use crate::intake::{self, IntakeError, Served};
 use crate::liveness::{Dialer, Liveness, LivenessTester, TcpDialer};
 use crate::policy::Policy;
-use crate::record::Record;
 use crate::registration::Registration;
 use crate::share::{self, Sharer};
 use crate::stats::Stats;
@@ -74,6 +74,8 @@ pub struct Pipeline<D = TcpDialer, R = SystemResolver> {
     pub sharer: Option<Sharer>,
     /// DTLS sessions, when the station serves them.
     pub dtls: OnceLock<Arc<dtls::Service>>,
+    /// Whether this process or a successor decides.
+    pub decisions: Decisions,
 }
 
 impl<D: Dialer, R: Resolver> Pipeline<D, R> {
@@ -238,13 +240,12 @@ impl<D: Dialer, R: Resolver> Pipeline<D, R> {
 
     fn make_valid(&self, fresh: &Fresh, covert: SocketAddr, policy: &Policy) {
         let Fresh { registration, share } = fresh;
-        let regs = &self.stats.registrations;
         // Before the blocklist: the station that serves the phantom may not have heard of it.
         if let Some((sharer, body)) = self.sharer.as_ref().zip(share.as_ref()) {
             sharer.offer(registration.log_id(), body.clone());
         }
         if policy.is_blocked_phantom(registration.phantom) {
-            regs.blocked.count();
+            self.stats.registrations.blocked.count();
             self.log.warn(format_args!(
                 "ignoring registration with blocklisted phantom: {} {}",
                 registration.log_id(),
@@ -252,16 +253,25 @@ impl<D: Dialer, R: Resolver> Pipeline<D, R> {
             ));
             return;
         }
-        if self.store.activate(registration, covert) {
-            self.announcer.valid(registration);
-            regs.accepted(registration);
-            self.stats.funnel.valid(registration);
-            if let Some(dtls) = self.dtls.get() {
-                dtls.valid(registration);
+        self.decisions.make(registration, || {
+            let activated = self.store.activate(registration, covert);
+            if activated {
+                self.made_valid(registration);
             }
-            if enabled(Level::Debug) {
-                self.log.debug(format_args!("Adding registration {}", registration.log_id()));
-            }
+            activated
+        });
+    }
+
+    /// Tells everybody that `registration` has become valid.
+    pub(crate) fn made_valid(&self, registration: &Arc<Registration>) {
+        self.announcer.valid(registration);
+        self.stats.registrations.accepted(registration);
+        self.stats.funnel.valid(registration);
+        if let Some(dtls) = self.dtls.get() {
+            dtls.valid(registration);
+        }
+        if enabled(Level::Debug) {
+            self.log.debug(format_args!("Adding registration {}", registration.log_id()));
         }
     }
 
@@ -302,29 +312,9 @@ impl<D: Dialer, R: Resolver> Pipeline<D, R> {
         false
     }
 
-    /// Takes a registration over from a predecessor. A valid one is valid at once; what the predecessor had
-    /// not decided over begins again, which is for [`Pipeline::finish`].
-    pub fn resume(&self, record: &Record) -> Option<Waiting> {
-        let Some(covert) = record.covert else { return self.begin(&record.message) };
-        let policy = self.policy.load();
-        let intake = intake::read(&record.message, &self.served.load(), &policy).ok()?;
-        let same = |one: &Registration| one.phantom.is_ipv6() == record.v6;
-        let registration = intake.registrations.into_iter().find(same)?;
-        let registration = registration.brought_by(record.message.clone(), record.age);
-        if record.used {
-            registration.mark_used();
-        }
-        let Tracked::New(registration) = self.store.track(registration) else { return None };
-        if !policy.is_blocked_phantom(registration.phantom)
-            && self.store.activate(&registration, covert)
-        {
-            self.announcer.resumed(&registration);
-            self.stats.registrations.resumed(&registration);
-            if let Some(dtls) = self.dtls.get() {
-                dtls.resumed(&registration);
-            }
-        }
-        None
+    /// The registrations that `message` asks for, one per family.
+    pub(crate) fn families(&self, message: &[u8], policy: &Policy) -> Option<Vec<Registration>> {
+        Some(intake::read(message, &self.served.load(), policy).ok()?.registrations)
     }
 
     /// Ends the registrations whose time is over.
@@ -415,6 +405,7 @@ pub(crate) mod tests {
             log: Logger::new("[REG] "),
             sharer: None,
             dtls: OnceLock::new(),
+            decisions: Decisions::default(),
         }
     }
 

@@ -14,6 +14,7 @@ use crate::announce::Announcer;
 use crate::bound::Bound;
 use crate::connection;
 use crate::covert::SystemResolver;
+use crate::decisions::Decisions;
 use crate::ingest;
 use crate::intake::Served;
 use crate::liveness::{LivenessSettings, LivenessTester, TcpDialer};
@@ -78,6 +79,7 @@ impl Station {
                 log: Logger::new("[REG] "),
                 sharer: sharer(settings),
                 dtls: OnceLock::new(),
+                decisions: Decisions::default(),
             }),
             keys,
             stall: relay::StallLimits::default(),

@@ -6,8 +6,10 @@
 //! | asks for descriptors                          | sends them                               |
 //! | `begin`                                       | leaves the fan-in socket, `begun`        |
 //! | hears every source itself, then `state`       | every registration, `end`                |
-//! | `ready N`                                     | accepts nothing more, `stopped` with     |
-//! |                                               | paths and a socket for their datagrams   |
+//! | `ready N`                                     | accepts and decides nothing more: what   |
+//! |                                               | became valid since `state`, `stopped`    |
+//! |                                               | with paths and a socket for their        |
+//! |                                               | datagrams                                |
 //! | accepts, reads the UDP socket                 | serves what is open for N seconds        |
 
 use std::io;
@@ -22,6 +24,7 @@ use telemetry::process;
 
 use crate::daemon::Daemon;
 use crate::record::{Record, Records};
+use crate::registration::Registration;
 
 /// Time that the new process may take for each step.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -62,25 +65,39 @@ impl Successor {
         }
     }
 
-    /// Takes over: the old process accepts nothing more. Returns the paths of its DTLS sessions and the
-    /// socket for their datagrams.
+    /// Takes over: the old process accepts and decides nothing more.
     ///
     /// # Errors
     /// When the old process breaks off.
-    pub fn finish(self) -> io::Result<(Vec<u8>, Option<UnixDatagram>)> {
+    pub fn finish(self) -> io::Result<Rest> {
         self.channel.send(format!("ready {}", drain().as_secs()).as_bytes(), &[])?;
-        let mut paths = Vec::new();
+        let mut rest = Rest::default();
         loop {
             let (message, descriptors) = self.channel.receive()?;
             match message.split_first() {
-                Some((b'p', part)) => paths.extend_from_slice(part),
+                Some((b'p', part)) => rest.paths.extend_from_slice(part),
+                Some((b'r', part)) => {
+                    rest.decided.extend(Records::decode(part).ok_or(io::ErrorKind::InvalidData)?);
+                }
                 _ if message == b"stopped" => {
-                    return Ok((paths, descriptors.into_iter().next().map(UnixDatagram::from)));
+                    rest.datagrams = descriptors.into_iter().next().map(UnixDatagram::from);
+                    return Ok(rest);
                 }
                 _ => return Err(io::ErrorKind::InvalidData.into()),
             }
         }
     }
+}
+
+/// What a predecessor leaves at its last step.
+#[derive(Debug, Default)]
+pub struct Rest {
+    /// Registrations that became valid since [`Successor::registrations`].
+    pub decided: Vec<Record>,
+    /// Paths of its DTLS sessions.
+    pub paths: Vec<u8>,
+    /// Socket for their datagrams.
+    pub datagrams: Option<UnixDatagram>,
 }
 
 /// How long the predecessor may live on, from `CJ_DRAIN_DEADLINE` in seconds.
@@ -111,6 +128,7 @@ pub(crate) fn serve(daemon: &Arc<Daemon>, channel: &Channel, pid: u32) -> io::Re
         Err(error) => {
             log.error(format_args!("[HANDOVER] process {pid} broke off, going on: {error}"));
             daemon.fan_in.accept_again();
+            daemon.station.pipeline.decisions.resume();
         }
     }
     served
@@ -121,9 +139,10 @@ fn converse(daemon: &Arc<Daemon>, channel: &Channel) -> io::Result<Duration> {
     daemon.fan_in.stop_accepting();
     channel.send(b"begun", &[])?;
     expect(channel, b"state")?;
-    let records: Vec<Record> =
-        daemon.station.pipeline.store.all().iter().map(|one| Record::of(one)).collect();
-    for message in Records::encode(&records, MAX_MESSAGE) {
+    let pipeline = &daemon.station.pipeline;
+    // First, so that nothing becomes valid unseen while the store is being read.
+    pipeline.decisions.watch();
+    for message in Records::encode(&records(&pipeline.store.all()), MAX_MESSAGE) {
         channel.send(&message, &[])?;
     }
     channel.send(b"end", &[])?;
@@ -132,7 +151,11 @@ fn converse(daemon: &Arc<Daemon>, channel: &Channel) -> io::Result<Duration> {
     let left = left.strip_prefix("ready ").and_then(|text| text.parse().ok());
     let left = Duration::from_secs(left.ok_or(io::ErrorKind::InvalidData)?);
     daemon.stop_accepting();
-    match daemon.station.pipeline.dtls.get() {
+    let decided = records(&pipeline.decisions.leave());
+    for message in Records::encode(&decided, MAX_MESSAGE - 1) {
+        channel.send(&[b"r", &*message].concat(), &[])?;
+    }
+    match pipeline.dtls.get() {
         Some(dtls) => {
             let (theirs, ours) = UnixDatagram::pair()?;
             for part in dtls.leave(ours)?.chunks(MAX_PATHS) {
@@ -143,6 +166,10 @@ fn converse(daemon: &Arc<Daemon>, channel: &Channel) -> io::Result<Duration> {
         None => channel.send(b"stopped", &[])?,
     }
     Ok(left)
+}
+
+fn records(registrations: &[Arc<Registration>]) -> Vec<Record> {
+    registrations.iter().map(|one| Record::of(one)).collect()
 }
 
 /// Bytes of paths in one message: whole entries of 36 bytes.

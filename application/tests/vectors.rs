@@ -10,6 +10,7 @@ use std::time::Duration;
 use application::announce::Announcer;
 use application::bound::Bound;
 use application::covert::Resolver;
+use application::decisions::Decisions;
 use application::intake::Served;
 use application::liveness::{Dialer, LivenessSettings, LivenessTester};
 use application::pipeline::Pipeline;
@@ -127,6 +128,7 @@ async fn application_ingest() {
         log: Logger::new("[REG] "),
         sharer: None,
         dtls: OnceLock::new(),
+        decisions: Decisions::default(),
     };
     // The connection begins with what is in the store; wait until that (nothing) is over.
     while !pipeline.announcer.redis().flush(Duration::from_secs(1)).await {}
