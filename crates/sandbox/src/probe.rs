@@ -1,7 +1,10 @@
 //! What a confined process can still do, tried from within: for the tests of the daemons.
 
+use std::error::Error;
 use std::io;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::Sandbox;
 
@@ -31,6 +34,98 @@ pub fn forbidden(sandbox: Sandbox, outside: &Path) -> Result<Vec<Attempt>, crate
         ("another user", call(libc::SYS_setuid, [0, 0, 0])),
         ("signals to others", call(libc::SYS_kill, [1, 0, 0])),
     ])
+}
+
+/// Folder of a test that runs itself.
+const INSIDE: &str = "SANDBOX_PROBE_INSIDE";
+
+/// The `main` of a test without harness, for a sandbox is for good and wants a process with one thread:
+/// runs itself and tries the profile of `daemon` from within. What is forbidden must fail, and what the daemon
+/// lives on must work. `profile` is given the folder of its configuration, with the file `a.toml`;
+/// `CJ_IPC_DIR` is beside it.
+///
+/// # Errors
+/// Names what is not as it should be.
+pub fn holds(daemon: &str, profile: impl FnOnce(&Path) -> Sandbox) -> Result<(), Box<dyn Error>> {
+    if let Some(dir) = std::env::var_os(INSIDE) {
+        return inside(&PathBuf::from(dir), profile);
+    }
+    let dir = std::env::temp_dir().join(format!("sandbox-{daemon}-{}", std::process::id()));
+    for folder in ["configuration", "ipc"] {
+        std::fs::create_dir_all(dir.join(folder))?;
+    }
+    std::fs::write(dir.join("secret"), "of somebody else")?;
+    std::fs::write(dir.join("configuration/a.toml"), "")?;
+    let output = Command::new(std::env::current_exe()?)
+        .env(INSIDE, &dir)
+        .env("CJ_IPC_DIR", dir.join("ipc"))
+        .output();
+    std::fs::remove_dir_all(&dir)?;
+    let output = output?;
+    let (out, err) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    if !output.status.success() || !out.contains("all refused") {
+        return Err(format!("{}: {out}{err}", output.status).into());
+    }
+    println!("test the_sandbox_of_the_{daemon}_holds ... ok\n{out}");
+    Ok(())
+}
+
+fn inside(dir: &Path, profile: impl FnOnce(&Path) -> Sandbox) -> Result<(), Box<dyn Error>> {
+    let configuration = dir.join("configuration");
+    for (what, result) in forbidden(profile(&configuration), &dir.join("secret"))? {
+        match result {
+            Err(error) if matches!(error.raw_os_error(), Some(1 | 13)) => {
+                println!("refused: {what}: {error}");
+            }
+            other => return Err(format!("{what}: {other:?}").into()),
+        }
+    }
+    println!("all refused");
+    // What it lives on still works.
+    let file = configuration.join("a.toml");
+    std::fs::read_to_string(&file)?;
+    if std::fs::rename(&file, configuration.join("b.toml")).is_ok() {
+        return Err("it may change its configuration".into());
+    }
+    std::fs::write(dir.join("ipc/file"), "")?;
+    std::os::unix::net::UnixListener::bind(dir.join("ipc/socket"))?;
+    std::net::TcpListener::bind("127.0.0.1:0")?;
+    std::thread::spawn(|| ()).join().map_err(|_| "no threads")?;
+    Ok(())
+}
+
+/// Whether the process `pid` runs as user `uid` and group `gid` with no other group, and every socket in
+/// `folder`, at least one, belongs to that user.
+///
+/// # Errors
+/// Names what is not so.
+pub fn runs_as(pid: u32, uid: u32, gid: u32, folder: &Path) -> Result<(), Box<dyn Error>> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let field = |name: &str| -> Result<Vec<u32>, Box<dyn Error>> {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let numbers = line.ok_or_else(|| format!("no {name}"))?.split_whitespace();
+        Ok(numbers.map(str::parse).collect::<Result<_, _>>()?)
+    };
+    for (name, wanted) in [("Uid:", vec![uid; 4]), ("Gid:", vec![gid; 4]), ("Groups:", vec![gid])] {
+        let found = field(name)?;
+        if found != wanted {
+            return Err(format!("{name} {found:?} instead of {wanted:?}").into());
+        }
+    }
+    let mut sockets = 0;
+    for entry in std::fs::read_dir(folder)? {
+        use std::os::unix::fs::FileTypeExt;
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        if metadata.file_type().is_socket() {
+            sockets += 1;
+            if (metadata.uid(), metadata.gid()) != (uid, gid) {
+                return Err(format!("{:?} belongs to {}", entry.path(), metadata.uid()).into());
+            }
+        }
+    }
+    if sockets == 0 { Err("it made no socket".into()) } else { Ok(()) }
 }
 
 /// Makes a system call that the tests expect to be refused before it does anything.
