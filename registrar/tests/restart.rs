@@ -2,62 +2,18 @@
 //! are answered by the next one, and the manager hears what it needs. SIGUSR1 and SIGUSR2 do nothing, a
 //! bad reload is told, `--health` tells whether it runs, and its memory is nobody's business.
 
-use std::collections::HashMap;
 use std::io::{Read, Write};
-use std::mem::MaybeUninit;
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+use handover::manager::Manager;
 use rustix::process::{Pid, Signal, kill_process};
 use vectors::{hex, load};
 
 const LIMIT: Duration = Duration::from_secs(20);
-
-/// The service manager, as far as a daemon meets it.
-struct Manager {
-    socket: UnixDatagram,
-    stored: HashMap<String, OwnedFd>,
-}
-
-impl Manager {
-    /// Hears messages until one has the line `wanted`; descriptors to store are kept. The whole message.
-    fn hear(&mut self, wanted: &str) -> String {
-        let start = Instant::now();
-        loop {
-            assert!(start.elapsed() < LIMIT, "it never said {wanted}");
-            let mut buffer = [0; 4096];
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
-            let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-            let mut parts = [std::io::IoSliceMut::new(&mut buffer)];
-            let received =
-                rustix::net::recvmsg(&self.socket, &mut parts, &mut ancillary, RecvFlags::empty());
-            let Ok(received) = received else { continue };
-            let length = received.bytes;
-            let descriptors: Vec<OwnedFd> = ancillary
-                .drain()
-                .flat_map(|message| match message {
-                    RecvAncillaryMessage::ScmRights(descriptors) => descriptors.collect(),
-                    _ => Vec::new(),
-                })
-                .collect();
-            let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
-            if let (Some(name), Some(descriptor)) = (
-                text.lines().find_map(|line| line.strip_prefix("FDNAME=")),
-                descriptors.into_iter().next(),
-            ) {
-                self.stored.insert(name.to_owned(), descriptor);
-            }
-            if text.lines().any(|line| line.starts_with(wanted)) {
-                return text;
-            }
-        }
-    }
-}
 
 fn files(dir: &Path, port: u16) {
     let file = load("registrar-http.json");
@@ -75,24 +31,19 @@ fn files(dir: &Path, port: u16) {
     std::fs::create_dir_all(path("ipc")).unwrap();
 }
 
-/// A registrar; what the manager has stored comes with it, the HTTP socket as descriptor 3.
-fn start(dir: &Path, stored: Option<OwnedFd>) -> Child {
-    // The shell gives the descriptor its number, and knows the process id that is to be named.
-    let script = "if [ -n \"$STORED\" ]; then exec 3<&0; export LISTEN_PID=$$ LISTEN_FDS=1 \
-                  LISTEN_FDNAMES=http; fi; exec \"$0\" -config \"$1\" -api-only";
-    let mut command = Command::new("sh");
-    command.args(["-c", script, env!("CARGO_BIN_EXE_registrar")]).arg(dir.join("reg.toml"));
-    command.env("STORED", if stored.is_some() { "1" } else { "" });
-    command.stdin(stored.map_or(Stdio::null(), Stdio::from));
+/// A registrar with what the manager has stored.
+fn start(manager: &Manager, dir: &Path) -> Child {
+    let mut command = manager.command(Path::new(env!("CARGO_BIN_EXE_registrar"))).unwrap();
+    command.arg("-config").arg(dir.join("reg.toml")).arg("-api-only");
     environment(&mut command, dir);
-    command.env("NOTIFY_SOCKET", dir.join("notify")).env("WATCHDOG_USEC", "400000");
-    command.spawn().unwrap()
+    command.env("WATCHDOG_USEC", "400000").spawn().unwrap()
 }
 
 fn environment(command: &mut Command, dir: &Path) {
     command
         .env("CJ_IPC_DIR", dir.join("ipc"))
-        .env("PHANTOM_SUBNET_LOCATION", dir.join("phantoms.toml"));
+        .env("PHANTOM_SUBNET_LOCATION", dir.join("phantoms.toml"))
+        .env_remove("CJ_USER");
 }
 
 fn health(dir: &Path) -> Option<i32> {
@@ -129,22 +80,20 @@ fn a_restart_refuses_nobody() {
     let dir = dir.path();
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     files(dir, port);
-    let socket = UnixDatagram::bind(dir.join("notify")).unwrap();
-    socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-    let mut manager = Manager { socket, stored: HashMap::new() };
+    let mut manager = Manager::bind(&dir.join("notify")).unwrap();
     assert_eq!(health(dir), Some(1), "nothing runs");
 
-    let mut first = start(dir, None);
-    manager.hear("READY=1");
+    let mut first = start(&manager, dir);
+    manager.hear("READY=1", LIMIT).unwrap();
     assert_eq!(health(dir), Some(0));
-    manager.hear("WATCHDOG=1");
+    manager.hear("WATCHDOG=1", LIMIT).unwrap();
     signal(&first, Signal::USR1);
     signal(&first, Signal::USR2);
     let good = std::fs::read_to_string(dir.join("reg.toml")).unwrap();
     std::fs::write(dir.join("reg.toml"), good.replace("zmq_port = 0", "zmq_port = x")).unwrap();
     signal(&first, Signal::HUP);
-    assert!(manager.hear("RELOADING=1").contains("MONOTONIC_USEC="));
-    let refused = manager.hear("READY=1");
+    assert!(manager.hear("RELOADING=1", LIMIT).unwrap().contains("MONOTONIC_USEC="));
+    let refused = manager.hear("READY=1", LIMIT).unwrap();
     assert!(
         refused.contains("STATUS=reload refused") && refused.contains("reg.toml:4"),
         "{refused}"
@@ -154,7 +103,7 @@ fn a_restart_refuses_nobody() {
     for _ in 0..20 {
         signal(&first, Signal::HUP);
     }
-    manager.hear("STATUS=taking registrations");
+    manager.hear("STATUS=taking registrations", LIMIT).unwrap();
     let mut bystander = without_capabilities("sleep").arg("60").spawn().unwrap();
     // It becomes what it is a moment after it was started.
     std::thread::sleep(Duration::from_millis(300));
@@ -164,16 +113,62 @@ fn a_restart_refuses_nobody() {
     assert!(!can_be_read(first.id()), "a process of the same user reads its environment");
 
     signal(&first, Signal::TERM);
-    manager.hear("STOPPING=1");
+    manager.hear("STOPPING=1", LIMIT).unwrap();
     assert!(first.wait().unwrap().success());
-    let kept = manager.stored.remove("http").expect("the manager keeps the HTTP socket");
+    assert!(manager.names().contains(&"http"), "the manager keeps the HTTP socket");
     // Nobody accepts now; the kernel does.
     let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
     client.write_all(b"GET /nothing HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-    let mut second = start(dir, Some(kept));
+    let mut second = start(&manager, dir);
     let mut answer = String::new();
     client.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
     signal(&second, Signal::TERM);
     assert!(second.wait().unwrap().success());
+}
+
+#[test]
+fn it_becomes_the_user_that_it_is_told_to_become() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: needs root, to become somebody else");
+        return;
+    }
+    const USER: (u32, u32) = (64_321, 64_322);
+    let user = format!("{}:{}", USER.0, USER.1);
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    files(dir, port);
+    std::fs::set_permissions(dir, PermissionsExt::from_mode(0o755)).unwrap();
+    std::os::unix::fs::chown(dir.join("ipc"), Some(USER.0), Some(USER.1)).unwrap();
+    for by_variable in [false, true] {
+        let notify = dir.join(format!("notify-{by_variable}"));
+        let mut manager = Manager::bind(&notify).unwrap();
+        std::fs::set_permissions(&notify, PermissionsExt::from_mode(0o777)).unwrap();
+        let mut command = manager.command(Path::new(env!("CARGO_BIN_EXE_registrar"))).unwrap();
+        command.arg("-config").arg(dir.join("reg.toml")).arg("-api-only");
+        environment(&mut command, dir);
+        match by_variable {
+            true => command.env("CJ_USER", &user),
+            false => command.args(["--user", &user]),
+        };
+        let mut child = command.spawn().unwrap();
+        manager.hear("READY=1", LIMIT).unwrap();
+        sandbox::probe::runs_as(child.id(), USER.0, USER.1, &dir.join("ipc")).unwrap();
+        signal(&child, Signal::TERM);
+        assert!(child.wait().unwrap().success());
+    }
+    for (by_variable, code) in [(false, 64), (true, 78)] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_registrar"));
+        command.arg("-config").arg(dir.join("reg.toml")).arg("-api-only");
+        environment(&mut command, dir);
+        match by_variable {
+            true => command.env("CJ_USER", "nobody-here"),
+            false => command.args(["--user", "nobody-here"]),
+        };
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{text}");
+        assert!(text.contains("there is no user `nobody-here`; make one"), "{text}");
+    }
 }

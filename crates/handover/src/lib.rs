@@ -11,6 +11,7 @@
 mod channel;
 mod host;
 mod inherited;
+pub mod manager;
 pub mod steps;
 mod store;
 

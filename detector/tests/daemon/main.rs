@@ -5,6 +5,7 @@ mod cases;
 #[allow(dead_code)]
 #[path = "../frames/mod.rs"]
 mod frames;
+mod service;
 
 use frames::tcp4;
 use session::hub::{DEFAULT_QUEUE, Hub, Snapshot};
@@ -98,7 +99,11 @@ impl Detector {
 
     /// Starts with changes to the command.
     fn start_with(dir: &Path, change: impl FnOnce(&mut Command)) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_detector"));
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_detector")), dir, change)
+    }
+
+    /// Starts by a command that runs the program.
+    fn start_by(mut command: Command, dir: &Path, change: impl FnOnce(&mut Command)) -> Self {
         command
             .args(["-c", "98", "-o", "0", "-n", "1", "-l", "1", "-s", "-z", "0"])
             .arg("-K")
