@@ -82,7 +82,8 @@ pub fn nft_ruleset(routes: &[Route]) -> String {
 /// When nft is missing or may not look.
 pub fn nft_listing() -> Result<Option<String>, CommandError> {
     let mut command = tool::command("nft");
-    command.args(["-s", "list", "table"]).args(TABLE.split(' ')).env("LC_ALL", "C");
+    // Protocols by number: a container has no names for them, and the same rules must print alike.
+    command.args(["-s", "-p", "list", "table"]).args(TABLE.split(' ')).env("LC_ALL", "C");
     match tool::run(command, "") {
         Ok(text) => Ok(Some(text)),
         Err(CommandError::Failed { output, .. }) if output.contains("No such file") => Ok(None),
