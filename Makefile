@@ -34,7 +34,14 @@ PFRING_TAG = $(subst /,-,$(pfring_ver))
 
 DESTDIR ?=
 
-.PHONY: help run test interop bench fuzz lint build fmt all bin container deployment install packages reproduce \
+# Each of these runs leaves what its daemons wrote in a folder of its own, for `make leaks`; a run within a run
+# adds to it.
+RECORDS := $(CURDIR)/target/records
+recorded = $(if $(CONJURE_RECORDS),,rm -rf $(RECORDS)/$(1) && export CONJURE_RECORDS=$(RECORDS)/$(1) &&)
+
+comma := ,
+
+.PHONY: help run test interop leaks bench fuzz lint build fmt all bin container deployment install packages reproduce \
 	book doctor backup-config restore-config clean tools-build tools-run tools-test tools-deployment \
 	zbalance detector application registrar registration-server genkey conjure conjure-sim app app-dbg \
 	sim rust libtd
@@ -43,16 +50,19 @@ help: ## This text
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: tools-run build ## Build and show a whole station at work (KEEP=1 stays up, ONLY=decoy,min for one cell)
-	@target/release/station demo $(if $(KEEP),--keep) $(if $(ONLY),--only $(ONLY))
+	@$(call recorded,run) target/release/station demo $(if $(KEEP),--keep) $(if $(ONLY),--only $(ONLY))
 
 test: tools-test ## Run every test
-	@$(CARGO) test $(PROFILE) --workspace --no-fail-fast -- --show-output 2>&1 | scripts/test-summary
+	@$(call recorded,test) $(CARGO) test $(PROFILE) --workspace --no-fail-fast -- --show-output 2>&1 | scripts/test-summary
 
 interop: tools-test build ## Run the peers that nobody here wrote
-	@interop/run
+	@$(call recorded,interop) interop/run
 
 deployment: tools-deployment bin ## Try containers, packages and units: a client connects through each
-	@deployment/run
+	@$(call recorded,deployment) deployment/run
+
+leaks: build ## Search all that daemons wrote in these runs for clients and secrets (PARTS=run,test: in each of these)
+	@scripts/leaks $(RECORDS) $(subst $(comma), ,$(PARTS))
 
 bench: build ## Print the ratios of the hot paths (ONLY=name,… for some)
 	@target/release/bench $(if $(ONLY),--only $(ONLY))

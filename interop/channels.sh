@@ -12,9 +12,19 @@ PATH=$PATH:/usr/sbin:/sbin
 station=$here/../target/release/station
 work=$(mktemp -d)
 pids=()
-trap 'kill "${pids[@]}" 2> /dev/null; wait; rm -rf "$work"' EXIT
+trap 'kill "${pids[@]}" 2> /dev/null; wait; keep; rm -rf "$work"' EXIT
 zone=r.example.com
+client=198.51.100.7
 failed=0
+
+# What the registrar wrote, for `make leaks`.
+keep() {
+    [ -n "${CONJURE_RECORDS:-}" ] || return
+    mkdir -p "$CONJURE_RECORDS/hidden"
+    echo "client $client" >> "$CONJURE_RECORDS/markers"
+    echo "secret $(od -An -v -tx1 -N32 "$work/privkey" | tr -d ' \n') station key" >> "$CONJURE_RECORDS/markers"
+    cp "$work/registrar" "$CONJURE_RECORDS/hidden/channels.log"
+}
 
 # Prints a line; the words that follow are shown when it failed. PEER ROLE RESULT [FILE]
 line() {
@@ -59,7 +69,7 @@ RandomizeDstPort = true
 Subnets = ["192.0.2.0/24", "2001:db8::/64"]
 ''')
 open(work + '/reg.toml', 'w').write(f'''
-log_level = "info"
+log_level = "trace"
 log_metrics_interval = 1
 api_port = 8080
 zmq_port = 5591
@@ -94,7 +104,7 @@ register() {
     local channel=$1
     shift
     timeout 60 "$station" client --registrar "$channel" --client-conf "$work/ClientConf" \
-        --connect-addr 198.51.100.2:443 --client-address 198.51.100.7 --roots "$work/cert.pem" \
+        --connect-addr 198.51.100.2:443 --client-address $client --roots "$work/cert.pem" \
         --register-only "$@" > "$work/out" 2>&1
 }
 

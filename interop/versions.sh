@@ -4,7 +4,13 @@ set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(dirname "$here")
 work=$(mktemp -d)
-trap 'kill "$registrar" 2> "$work/kill"; rm -rf "$work"' EXIT
+trap 'kill "$registrar" 2> "$work/kill"; keep; rm -rf "$work"' EXIT
+
+# What the registrar wrote, for `make leaks`.
+keep() {
+    [ -n "${CONJURE_RECORDS:-}" ] && mkdir -p "$CONJURE_RECORDS/hidden" &&
+        cp "$work/log" "$CONJURE_RECORDS/hidden/versions.log"
+}
 registrar=
 cat > "$work/phantoms.toml" << 'EOF'
 [Networks]

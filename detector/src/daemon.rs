@@ -11,7 +11,7 @@ use crate::log::{self, Level};
 use crate::opening::{Opened, confine};
 use crate::outlets::{Outlets, PacketSink};
 use crate::pending::Pending;
-use crate::replay::Summary;
+use crate::replay::{Progress, Summary};
 use crate::report::{FIFO_DIR, Reporter};
 use crate::sessions::Sessions;
 use crate::settings::{Environment, Settings};
@@ -337,6 +337,10 @@ impl Detector {
         drop(ends_in);
         let sweeper = tokio::spawn(sweep(Arc::clone(&self.desk.sessions), self.clock));
         let reporter = tokio::spawn(report(Arc::clone(&self.desk)));
+        let desk = Arc::clone(&self.desk);
+        let progress = self.desk.arguments.recording().and_then(|recording| {
+            Progress::show(recording, move || desk.posts[0].counters.snapshot())
+        });
         if !replay {
             self.sources_attached().await;
         }
@@ -354,6 +358,7 @@ impl Detector {
         sweeper.abort();
         reporter.abort();
         self.finish(workers, checkers, replay).await;
+        drop(progress);
         if replay {
             let counters = self.desk.posts[0].counters.snapshot();
             println!("{}", Summary { counters, seconds: started.elapsed().as_secs_f64() });

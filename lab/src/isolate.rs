@@ -8,6 +8,8 @@ use std::process::Command;
 
 /// Set in the environment of a process that lives inside; its value is the [`Mode`].
 const INSIDE: &str = "CONJURE_LAB_INSIDE";
+/// Set there as well: process id, outside, of the parent of the process inside.
+const PARENT: &str = "CONJURE_LAB_PARENT";
 
 /// How the namespaces were made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +71,11 @@ pub fn inside() -> Option<Mode> {
     }
 }
 
+/// Process id, outside, of the parent of the process inside, which is how somebody outside finds it.
+pub fn parent() -> Option<u32> {
+    std::env::var(PARENT).ok()?.parse().ok()
+}
+
 /// Replaces this process by itself inside new mount, network and process namespaces, rootless for
 /// an ordinary user; returns the mode once it is inside. Processes inside die with it, whatever
 /// kills it: it is process 1 of its namespace, and its parent's death kills it.
@@ -91,6 +98,8 @@ pub fn enter() -> Result<Mode, IsolateError> {
     let program = std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into());
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     command.arg("--").arg(program).args(arguments);
+    // unshare takes this process's place and starts the one inside.
+    command.env(PARENT, std::process::id().to_string());
     command.env(INSIDE, if root { "root" } else { "rootless" });
     Err(IsolateError::Unshare(command.exec()))
 }

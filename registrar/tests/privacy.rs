@@ -113,6 +113,12 @@ fn no_line_holds_a_secret_or_an_address() {
     daemon.kill().unwrap();
     daemon.wait().unwrap();
     let log = log();
+    for client in [[198, 51, 100, 77], [198, 51, 100, 78]] {
+        records::client(client);
+    }
+    [0xa1, 0xa2, 0xa3].map(|secret| records::shared_secret(&[secret; 32]));
+    records::secret("station key", &privkey[..32]);
+    records::text("registrar", records::Clients::Hidden, &log);
     assert!(log.contains("registration successful"), "it talks: {log}");
     for secret in ["a1a1a1a1", "a2a2a2a2", "a3a3a3a3", &::hex::encode(&privkey[..4])] {
         assert!(!log.contains(secret), "{secret}: {log}");

@@ -35,6 +35,9 @@ fn files(dir: &Path, port: u16) {
 fn start(manager: &Manager, dir: &Path) -> Child {
     let mut command = manager.command(Path::new(env!("CARGO_BIN_EXE_registrar"))).unwrap();
     command.arg("-config").arg(dir.join("reg.toml")).arg("-api-only");
+    if let Some((out, err)) = records::streams("registrar", records::Clients::Hidden) {
+        command.stdout(out).stderr(err);
+    }
     environment(&mut command, dir);
     command.env("WATCHDOG_USEC", "400000").spawn().unwrap()
 }

@@ -5,8 +5,11 @@
 
 pub(crate) mod cell;
 mod files;
+mod interrupt;
+mod kept;
 mod matrix;
 mod nats;
+mod progress;
 mod redis;
 mod running;
 mod stun;
@@ -44,6 +47,12 @@ pub(crate) struct Arguments {
     /// Print what the daemons log.
     #[arg(long)]
     verbose: bool,
+    /// How much application and registrar log: trace, debug, warn, error or info, as in their files.
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<telemetry::log::Level>,
+    /// Add a line to the station's conjure.conf, e.g. LOG_CLIENT_IP=true; may be repeated.
+    #[arg(long, value_name = "NAME=VALUE")]
+    set: Vec<String>,
     /// Run a program on the client's node instead of the matrix and end with its status; it finds
     /// the station's files in the folder named by CONJURE_DEMO_DIR.
     #[arg(long, value_name = "PROGRAM", num_args = 1.., allow_hyphen_values = true)]
@@ -75,8 +84,9 @@ fn demonstrate(arguments: &Arguments) -> Result<bool, String> {
     let lab = Lab::build(workers as u32 + 1).map_err(|e| e.to_string())?;
     println!("lab: client - isp - tap - inet - decoy, station; built in {:?}", lab.built_in());
     let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
-    let files = Files::write(dir.path(), workers, arguments.sessions, arguments.bus)
-        .map_err(|e| e.to_string())?;
+    interrupt::listen(dir.path(), arguments.start.clone()).map_err(|e| e.to_string())?;
+    let files = Files::write(dir.path(), workers, arguments).map_err(|e| e.to_string())?;
+    kept::plant(&files);
     let _web = Web::start(&files)?;
     let stun = stun::start(address::DECOY_V4).map_err(|e| format!("STUN server: {e}"))?;
     let _redis = match arguments.sessions {
@@ -92,8 +102,10 @@ fn demonstrate(arguments: &Arguments) -> Result<bool, String> {
         None => Running::start(&files, arguments.verbose)?,
     };
     let tried = attempt(arguments, &files, stun, dir.path());
+    kept::served(&files);
     // Also after a failure: what a program brought up outlives this process otherwise.
     let stopped = station.stop()?;
+    kept::written(&files);
     let good = match tried? {
         Tried::Program(good) => good,
         Tried::Matrix(tally) => {
@@ -125,6 +137,8 @@ fn attempt(
     let tally = matrix::run(files, stun, &arguments.only)?;
     if arguments.keep {
         println!("{tally}");
+        kept::served(files);
+        kept::written(files);
         stay(files);
     }
     Ok(Tried::Matrix(tally))
@@ -223,12 +237,20 @@ fn nginx_conf(files: &Files) -> String {
 
 /// Waits until the operator has seen enough.
 fn stay(files: &Files) {
-    let pid = std::process::id();
-    let inside = "nsenter --target $(pgrep -f 'station demo' | tail -1) --all";
-    println!("\nThe station stays up (process {pid} of its namespace). In another terminal:");
-    println!("  {inside} station status --ipc-dir {}", files.ipc_dir().display());
-    println!("  {inside} nsenter --net=/run/netns/client curl -k https://{}/", address::DECOY_V4);
-    println!("  {inside} nsenter --net=/run/netns/station tcpdump -ni tap0");
+    let station =
+        std::env::current_exe().map_or("station".into(), |path| path.display().to_string());
+    let parent = lab::isolate::parent().unwrap_or_default();
+    let rootless = lab::isolate::inside() == Some(lab::isolate::Mode::Rootless);
+    let user = if rootless { "--user --preserve-credentials " } else { "" };
+    let inside = format!("nsenter --target $(pgrep -P {parent}) {user}--mount --net --pid");
+    println!("\nThe station stays up. In another terminal, what its daemons do:");
+    println!("  {inside} {station} status --ipc-dir {}", files.ipc_dir().display());
+    println!("a client's connection to the decoy, and the packets that the station's tap sees:");
+    println!(
+        "  {inside} nsenter --net=/run/netns/client curl --silent --insecure --head https://{}/blob",
+        address::DECOY_V4
+    );
+    println!("  {inside} nsenter --net=/run/netns/station tcpdump -Z root -ni tap0");
     println!("Files are in {}. Ctrl-C ends everything.", files.path("").display());
     loop {
         std::thread::park();

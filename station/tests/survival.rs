@@ -233,6 +233,7 @@ fn open_tunnels(dir: &Path, count: usize) -> Vec<TcpStream> {
             let client = client.clone();
             opening.spawn(async move {
                 let session = client.register().await.unwrap();
+                records::shared_secret(session.secret().expose());
                 tokio::time::sleep(session.delay).await;
                 let stream = session
                     .connect()

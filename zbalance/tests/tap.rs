@@ -4,7 +4,7 @@
 //! as the consumer that gets killed (`--exact consumer`).
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::UdpSocket;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -21,13 +21,13 @@ fn ip(line: &str) {
 }
 
 /// A child process that ends with the test, and its output line by line.
-struct Process(Child, std::io::Lines<BufReader<ChildStdout>>);
+struct Process(Child, std::io::Lines<BufReader<ChildStdout>>, Option<std::fs::File>);
 
 impl Process {
     fn start(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self(child, lines)
+        Self(child, lines, records::file("zbalance", records::Clients::Hidden))
     }
 
     fn balancer(dir: &Path, line: &str) -> Self {
@@ -37,15 +37,24 @@ impl Process {
     }
 
     fn says(&mut self, text: &str) {
-        let line = self.1.by_ref().map_while(Result::ok).find(|line| line.contains(text));
-        assert!(line.is_some(), "it never said {text:?}");
+        assert!(self.lines().any(|line| line.contains(text)), "it never said {text:?}");
+    }
+
+    /// What it says from now on.
+    fn lines(&mut self) -> impl Iterator<Item = String> {
+        let Self(_, lines, kept) = self;
+        lines.map_while(Result::ok).inspect(move |line| {
+            if let Some(kept) = kept {
+                writeln!(kept, "{line}").unwrap();
+            }
+        })
     }
 
     /// SIGTERM, and everything said from then on.
     fn terminate(mut self) -> String {
         let pid = rustix::process::Pid::from_child(&self.0);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        let rest: Vec<String> = self.1.by_ref().map_while(Result::ok).collect();
+        let rest: Vec<String> = self.lines().collect();
         assert_eq!(self.0.wait().unwrap().code(), Some(0));
         rest.join("\n")
     }

@@ -86,6 +86,7 @@ pub struct Session {
     pub delay: Duration,
     /// A newer ClientConf that came with the registration, to be kept for the next one.
     pub newer: Option<signalling::ClientConf>,
+    pub(crate) secret: SharedSecret,
     pub(crate) opening: Opening,
     pub(crate) dial_timeout: Duration,
     pub(crate) dial_attempts: usize,
@@ -101,6 +102,11 @@ pub(crate) enum Opening {
 }
 
 impl Session {
+    /// The secret that client and station share.
+    pub const fn secret(&self) -> &SharedSecret {
+        &self.secret
+    }
+
     /// What an obfs4 client of others is given beside the address of a phantom, in the form of a
     /// bridge line: node id and public key in one, and the mode of released Conjure clients.
     pub fn obfs4_arguments(&self) -> Option<String> {
@@ -317,7 +323,8 @@ impl Client {
                 Channel::Decoy => options.decoy_delay,
                 _ => options.api_delay,
             },
-            opening: self.opening(secret, prefix),
+            opening: self.opening(secret.clone(), prefix),
+            secret,
             dial_timeout: options.dial_timeout,
             dial_attempts: options.dial_attempts,
         }

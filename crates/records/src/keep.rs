@@ -13,9 +13,10 @@ use crate::Marker;
 pub const FOLDER: &str = "CONJURE_RECORDS";
 
 /// Whether a daemon was told to show its clients.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub enum Clients {
     /// No address may be found.
+    #[default]
     Hidden,
     /// `LOG_CLIENT_IP` is true: addresses must be found, secrets must not.
     Shown,

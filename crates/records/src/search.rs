@@ -10,6 +10,8 @@ use aho_corasick::{AhoCorasick, BuildError};
 use crate::forms::{self, Form};
 use crate::{BadMarker, Clients, Marker};
 
+/// The line that names a client by design, for reports of abuse (`spec/application.md` 6.7).
+const ABUSE: &str = "Dropping reg, malformed or blocklisted covert: ";
 /// Hits that are told one by one.
 const TOLD: usize = 20;
 /// Characters of a line that are told.
@@ -120,6 +122,8 @@ pub struct Part {
     pub leaks: Vec<(PathBuf, Hit)>,
     /// Lines with a client's address in files of daemons that were told to show them, and their files.
     pub shown: [usize; 2],
+    /// Lines about refused coverts, which name their client by design.
+    pub reports: usize,
     /// Files of daemons that were told to show clients.
     pub may_show: usize,
 }
@@ -141,12 +145,15 @@ impl Part {
                 let text = std::fs::read(&path).map_err(|e| SearchError::Read(path.clone(), e))?;
                 part.count(&text);
                 let hits = needles.find(&text);
-                let (seen, secrets): (Vec<Hit>, Vec<Hit>) =
+                let (seen, rest): (Vec<Hit>, Vec<Hit>) =
                     hits.into_iter().partition(|hit| hit.is_client && clients == Clients::Shown);
+                let (reports, leaks): (Vec<Hit>, Vec<Hit>) =
+                    rest.into_iter().partition(|hit| hit.is_client && hit.text.contains(ABUSE));
+                part.reports += reports.len();
                 part.may_show += usize::from(clients == Clients::Shown);
                 part.shown[0] += seen.len();
                 part.shown[1] += usize::from(!seen.is_empty());
-                part.leaks.extend(secrets.into_iter().map(|hit| (path.clone(), hit)));
+                part.leaks.extend(leaks.into_iter().map(|hit| (path.clone(), hit)));
             }
         }
         Ok(part)
@@ -199,6 +206,13 @@ impl fmt::Display for Part {
             write!(
                 f,
                 " ({shown} lines with clients in {shown_in} logs that were told to show them)"
+            )?;
+        }
+        if self.reports > 0 {
+            write!(
+                f,
+                " ({} lines about refused coverts name their client by design)",
+                self.reports
             )?;
         }
         for (path, hit) in self.leaks.iter().take(TOLD) {

@@ -131,6 +131,11 @@ fn a_part_that_proves_nothing_has_a_fault() {
     write(&part, "shown/daemon-0.log", "from 10.10.1.2\n");
     let good = Part::search(&part).unwrap();
     assert_eq!((good.found(), good.faults().len()), ([0, 0], 0));
+    // One line may name a client, but no secret.
+    let report = "[REG] Dropping reg, malformed or blocklisted covert: 0102, 10.10.1.2 -> x\n";
+    write(&part, "hidden/abuse-0.log", report);
+    let good = Part::search(&part).unwrap();
+    assert_eq!((good.found(), good.reports), ([0, 0], 1));
     // It must keep secrets even so.
     write(&part, "shown/daemon-1.log", "from 10.10.1.2 090a0b0c0d0e0f10\n");
     write(&part, "hidden/daemon-1.log", "\nfrom 10.10.1.2\n");

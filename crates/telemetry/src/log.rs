@@ -49,6 +49,18 @@ impl std::str::FromStr for Level {
     }
 }
 
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Trace => "trace",
+            Self::Debug => "debug",
+            Self::Warn => "warn",
+            Self::Error => "error",
+            Self::Info => "info",
+        })
+    }
+}
+
 impl Level {
     const fn from_u8(value: u8) -> Self {
         match value {
@@ -187,6 +199,9 @@ mod tests {
     fn level_names() {
         assert_eq!("ERROR".parse(), Ok(Level::Error));
         assert_eq!("".parse(), Ok(Level::Error));
+        for level in [Level::Trace, Level::Debug, Level::Warn, Level::Error, Level::Info] {
+            assert_eq!(level.to_string().parse(), Ok(level));
+        }
         assert!("verbose".parse::<Level>().unwrap_err().to_string().contains("\"verbose\""));
     }
 }

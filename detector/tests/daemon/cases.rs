@@ -117,13 +117,15 @@ async fn clock_steps() {
     let passed = tokio::task::block_in_place(|| passes(&frames, &tap, &syn(6000), &syn(443)));
     assert!(!passed, "a session became immortal");
     assert!(detector.0.try_wait().unwrap().is_none(), "the detector crashed");
+    let log = std::fs::read(dir.join("log")).unwrap();
+    records::text("detector", records::Clients::Shown, log);
 }
 
 const OTHER_STATION: [u8; 4] = [192, 0, 2, 66];
 const OTHER_STATION_V6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x66];
 const OWN: &str = "192.0.2.50";
 const OWN_V6: &str = "2001:db8:9::50";
-const CLIENT_V6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
+pub(crate) const CLIENT_V6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
 const PHANTOM_V6: [u8; 16] = [0x20, 1, 0x48, 0xa8, 0x68, 0x7f, 0, 1, 0, 0, 0, 0, 0, 0, 0, 7];
 
 /// A session of each family.

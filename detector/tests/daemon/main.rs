@@ -113,6 +113,12 @@ impl Detector {
             .env("CJ_STATION_CONFIG", dir.join("app_config.toml"))
             .env_remove("CJ_SESSION_SOCKET")
             .stdout(Stdio::null());
+        records::client(CLIENT);
+        records::client(cases::CLIENT_V6);
+        records::secret("station key", &std::fs::read(dir.join("privkey")).unwrap()[..32]);
+        if let Some((out, err)) = records::streams("detector", records::Clients::Hidden) {
+            command.stdout(out).stderr(err);
+        }
         change(&mut command);
         Self(command.spawn().unwrap())
     }
@@ -335,10 +341,14 @@ fn a_daemon_on_an_interface() {
             .spawn()
             .unwrap();
         let mut detector = Detector(child);
+        let mut kept = records::file("detector", records::Clients::Hidden);
         let log = std::io::BufReader::new(detector.0.stdout.take().unwrap());
         let (line, found) = channel();
         std::thread::spawn(move || {
             for text in std::io::BufRead::lines(log).map_while(Result::ok) {
+                if let Some(kept) = &mut kept {
+                    std::io::Write::write_all(kept, format!("{text}\n").as_bytes()).unwrap();
+                }
                 if text.contains("Validated UDP traffic") {
                     line.send(text).unwrap();
                     return;
@@ -396,9 +406,26 @@ fn a_replay_ends_with_a_summary() {
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
+    records::text("detector", records::Clients::Hidden, &*text);
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     assert!(text.contains("replayed 4 packets"), "{text}");
     assert!(text.ends_with("registrations found: 1\n"), "{text}");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(!told.contains('\r'), "a bar where nobody looks: {told}");
+
+    // In a terminal there is a bar, which goes away.
+    let line = format!(
+        "{} -i pcap:{} -K {}",
+        env!("CARGO_BIN_EXE_detector"),
+        dir.join("recording.pcap").display(),
+        dir.join("privkey").display()
+    );
+    let mut command = Command::new("script");
+    command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+    let output = command.env_remove("CJ_STATION_CONFIG").output().expect("script");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains(" %, "), "{text}");
+    assert!(text.contains("\r\u{1b}[K") && text.contains("registrations found: 1"), "{text}");
 }
 
 /// P43: a container whose runtime gives it no tun device. One line says what is missing and what to do, and

@@ -133,6 +133,7 @@ async fn run(arguments: &Arguments) -> Result<Outcome, String> {
     let start = Instant::now();
     let session = client.register().await.map_err(|e| format!("registration: {e}"))?;
     let registered = start.elapsed();
+    super::kept::plant_session(session.secret(), client.options.version);
     tokio::time::sleep(session.delay).await;
     let dialled = Instant::now();
     let connection = session.connect().await.map_err(|e| format!("phantom: {e}"))?;

@@ -10,6 +10,7 @@ use signalling::{
     ClientConf, DecoyList, DnsRegConf, DnsRegMethod, Message, PhantomSubnets, PhantomSubnetsList,
     PubKey, TlsDecoySpec,
 };
+use telemetry::log::Level;
 
 const CONJURE_CONF: &str = include_str!("../../../conf/conjure.conf");
 const APP_CONFIG: &str = include_str!("../../../conf/app_config.toml");
@@ -54,9 +55,9 @@ impl Files {
     pub(crate) fn write(
         dir: &Path,
         workers: usize,
-        sessions: Sessions,
-        bus: Bus,
+        arguments: &super::Arguments,
     ) -> io::Result<Self> {
+        let (sessions, bus) = (arguments.sessions, arguments.bus);
         let files = Self { dir: dir.to_owned() };
         let pair = KeyPair::generate(&mut rand::rng());
         crate::genkey::replace(&files.path("privkey"), &*pair.private_file(), 0o600)?;
@@ -64,9 +65,12 @@ impl Files {
         write("phantom_subnets.toml", PHANTOMS.as_bytes())?;
         write("ClientConf.4", &client_conf(&pair, address::DECOY_V4.into()).encode_to_vec())?;
         write("ClientConf.6", &client_conf(&pair, address::DECOY_V6.into()).encode_to_vec())?;
-        write("app_config.toml", app_config(sessions, bus).as_bytes())?;
-        write("reg_config.toml", files.reg_config(bus).as_bytes())?;
-        write("conjure.conf", files.conjure_conf(workers).as_bytes())?;
+        // Somebody who keeps records wants to search all that daemons can say.
+        let level = arguments.log_level.or(records::folder().map(|_| Level::Trace));
+        write("app_config.toml", at_level(app_config(sessions, bus), level).as_bytes())?;
+        write("reg_config.toml", at_level(files.reg_config(bus), level).as_bytes())?;
+        let settings: String = arguments.set.iter().map(|line| format!("{line}\n")).collect();
+        write("conjure.conf", (files.conjure_conf(workers) + &settings).as_bytes())?;
         std::fs::create_dir_all(files.ipc_dir())?;
         std::fs::create_dir_all(files.path("www/upload"))?;
         write("www/blob", &blob())?;
@@ -120,6 +124,16 @@ impl Files {
             address::STATION_V6,
         )
     }
+}
+
+/// The settings with another level of the log, if one is wanted.
+fn at_level(settings: String, level: Option<Level>) -> String {
+    let Some(level) = level else { return settings };
+    let lines = settings.lines().map(|line| match line.starts_with("log_level = ") {
+        true => format!("log_level = \"{level}\"\n"),
+        false => format!("{line}\n"),
+    });
+    lines.collect()
 }
 
 /// The shipped settings with both families on and the chosen session channel.

@@ -11,6 +11,7 @@ use signalling::station::status_reply::Detail;
 
 use super::cell::Outcome;
 use super::files::Files;
+use super::progress;
 use crate::daemons::Daemon;
 
 /// Port of the registrar's HTTP API in the shipped settings.
@@ -80,6 +81,12 @@ pub(super) fn run(files: &Files, stun: SocketAddr, only: &[String]) -> Result<Ta
     if wanted.is_empty() {
         return Err(format!("no cell is named {}", only.join(",")));
     }
+    let bar = progress::of_transfers(wanted.len());
+    let told = |row: Row| {
+        bar.suspend(|| report(&row));
+        bar.inc(1);
+        row
+    };
     let (tagged, others): (Vec<Cell>, Vec<Cell>) =
         wanted.into_iter().partition(|cell| cell.channel == "decoy");
     let mut rows: Vec<Row> = tagged
@@ -88,7 +95,7 @@ pub(super) fn run(files: &Files, stun: SocketAddr, only: &[String]) -> Result<Ta
             let before = runtime.block_on(tags(&files.ipc_dir()));
             let outcome = transfer(cell, files, stun);
             let after = runtime.block_on(tags(&files.ipc_dir()));
-            report((cell, format!("tag seen by worker {}", seen(&before, &after)), outcome))
+            told((cell, format!("tag seen by worker {}", seen(&before, &after)), outcome))
         })
         .collect();
     let next = AtomicUsize::new(0);
@@ -97,7 +104,7 @@ pub(super) fn run(files: &Files, stun: SocketAddr, only: &[String]) -> Result<Ta
         for _ in 0..AT_ONCE.min(others.len()) {
             scope.spawn(|| {
                 while let Some((at, cell)) = pick(&others, &next) {
-                    let row = report((cell, "registrar".to_owned(), transfer(cell, files, stun)));
+                    let row = told((cell, "registrar".to_owned(), transfer(cell, files, stun)));
                     finished.lock().unwrap_or_else(PoisonError::into_inner).push((at, row));
                 }
             });
@@ -106,6 +113,7 @@ pub(super) fn run(files: &Files, stun: SocketAddr, only: &[String]) -> Result<Ta
     let mut finished = finished.into_inner().unwrap_or_else(PoisonError::into_inner);
     finished.sort_by_key(|(at, _)| *at);
     rows.extend(finished.into_iter().map(|(_, row)| row));
+    bar.finish_and_clear();
     print_table(&rows);
     println!("all cells in {:.0} s", start.elapsed().as_secs_f64());
     let failed = rows.iter().filter(|(_, _, outcome)| outcome.is_err()).count();
@@ -119,8 +127,8 @@ fn pick(cells: &[Cell], next: &AtomicUsize) -> Option<(usize, Cell)> {
 }
 
 /// Prints how a cell went.
-fn report(row: Row) -> Row {
-    let (cell, by, outcome) = &row;
+fn report(row: &Row) {
+    let (cell, by, outcome) = row;
     let head = format!("{:<6} {:<7} {}", cell.channel, cell.transport, cell.family());
     match outcome {
         Ok(o) => println!(
@@ -130,7 +138,6 @@ fn report(row: Row) -> Row {
         ),
         Err(error) => println!("{head} FAILED: {error}"),
     }
-    row
 }
 
 fn transfer(cell: Cell, files: &Files, stun: SocketAddr) -> Result<Outcome, String> {

@@ -1,6 +1,6 @@
 //! The station of the demo: its own daemons, or some that a program brought up.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -37,9 +37,13 @@ impl Running {
             .stderr(if verbose { Stdio::inherit() } else { log_file(files)? })
             .spawn()
             .map_err(|e| format!("station run: {e}"))?;
+        let mut kept =
+            std::fs::File::create(files.path("daemons.out")).map_err(|e| e.to_string())?;
         if let Some(out) = child.stdout.take() {
             std::thread::spawn(move || {
                 for line in BufReader::new(out).lines().map_while(Result::ok) {
+                    // A full disk must not stop the demo.
+                    let _ = writeln!(kept, "{line}");
                     if verbose || line.starts_with("station: ") {
                         println!("{line}");
                     }

@@ -61,6 +61,7 @@ pub(crate) fn client(dir: &Path, transport: Transport) -> Client {
 /// Registers and connects.
 pub(crate) async fn open(client: &Client) -> Result<Stream, String> {
     let session = client.register().await.map_err(|e| format!("registration: {e}"))?;
+    records::shared_secret(session.secret().expose());
     tokio::time::sleep(session.delay).await;
     Ok(session.connect().await.map_err(|e| format!("connection: {e}"))?.stream)
 }

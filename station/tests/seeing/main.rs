@@ -19,6 +19,7 @@ fn everything_is_seen_but_the_clients() {
         metrics_are_accepted(&stage);
         view::survives_the_end_of_a_daemon(&stage);
         let page = browser::shows_the_page(&stage);
+        records::text("page", records::Clients::Hidden, &page);
         leaks::nothing_leaks(&stage, &page);
         return;
     }

@@ -102,6 +102,8 @@ impl Stage {
 
     /// Opens three tunnels that stay, and registers another client through a proxy.
     pub(crate) fn bring_traffic(&self) {
+        records::client(PROXIED.parse::<std::net::IpAddr>().unwrap());
+        records::shared_secret(&SECRET);
         let listener = Node::Decoy.run(|| TcpListener::bind(("0.0.0.0", COVERT))).unwrap();
         std::thread::spawn(move || {
             for mut stream in listener.incoming().flatten() {
