@@ -1,125 +1,43 @@
 //! From start to end: configuration, sockets, signals, reload (`spec/application.md` 2).
 
-use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bus::{Publisher, PublisherOptions, Subscriber, SubscriberOptions};
-use conf::{Application, Loaded};
-use handover::{Host, Inherited};
-use keys::StationKey;
-use keys::path::Strictness;
+use conf::Application;
+use handover::Inherited;
 use parking_lot::Mutex;
-use signalling::station::{ApplicationStatus, Count, FileResult, status_reply::Detail};
-use telemetry::admin::{self, DaemonStatus, Identification};
+use telemetry::admin::{self, Identification};
 use telemetry::log::{self, Logger};
 use telemetry::process::{self, Exit, Reloads, Signal, Signals};
 use telemetry::{metrics, output, privacy};
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::arguments::Arguments;
+use crate::change_over::handover_socket;
 use crate::ingest::{self, IngestQueue};
 use crate::opening::{self, Opened};
-use crate::pipeline::Pipeline;
-use crate::policy::{Policy, PolicyError};
+use crate::setup::{level, listen_address, offset, variable};
 use crate::sources::{self, Sources};
-use crate::stats;
-use crate::succession::{self, Successor};
-use crate::{Station, connection, dtls, listener, share};
+use crate::succession::Successor;
+use crate::{Station, chores, dtls, listener};
 
-/// How often the time of registrations is looked at.
-const EXPIRY_TICK: Duration = Duration::from_secs(1);
+pub use crate::change_over::Arrival;
+pub use crate::listener::accept;
+pub use crate::setup::{Setup, StartError};
+
 /// How long readiness waits for the sources of registrations.
 const FIRST_SOURCES: Duration = Duration::from_millis(500);
 /// How long a successor waits for its sources before it takes over.
 const ALL_SOURCES: Duration = Duration::from_secs(5);
 /// How long a successor keeps messages for subscribers that come over.
 const HELD: Duration = Duration::from_secs(10);
-/// How often is looked whether everything has ended.
-const LOOK: Duration = Duration::from_millis(20);
-/// Time to hand the last messages to Redis at the end.
-const FAREWELL: Duration = Duration::from_secs(1);
-
-/// Why the application cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// A variable that names a file is not set.
-    #[error("{0} is not set; set it in conjure.conf to the path of {1}")]
-    NoPath(&'static str, &'static str),
-    /// The configuration is wrong.
-    #[error("failed to parse app config: {0}")]
-    Configuration(#[from] conf::Problems),
-    /// Phantom subnets, covert lists or databases are wrong.
-    #[error("{0}")]
-    Policy(#[from] PolicyError),
-    /// The station key is missing or wrong.
-    #[error("error parsing private key: {0}")]
-    Key(#[from] keys::path::KeyPathError),
-    /// The socket on which registrations are repeated cannot be bound.
-    #[error("failed to bind zmq socket: {0}")]
-    FanIn(#[from] bus::BindError),
-    /// The ingest endpoint is no endpoint.
-    #[error("-zmq-address: {0}")]
-    Ingest(#[from] bus::EndpointError),
-    /// The phantom listener cannot be bound.
-    #[error("failed to listen on {address}: {cause}")]
-    Listen {
-        /// Where.
-        address: SocketAddr,
-        /// Why.
-        cause: io::Error,
-    },
-    /// `tcp_listen` is no address.
-    #[error("tcp_listen: found `{0}`, expected ADDRESS:PORT such as [::]:41245")]
-    ListenAddress(String),
-    /// The session socket cannot be made.
-    #[error("session socket {path}: {cause} (set CJ_IPC_DIR to a folder that this user may write)")]
-    SessionSocket {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        cause: io::Error,
-    },
-    /// A setting about metrics is wrong.
-    #[error(transparent)]
-    Metrics(#[from] metrics::BadSetting),
-    /// There is no such log format.
-    #[error(transparent)]
-    LogFormat(#[from] output::UnknownFormat),
-    /// There is nobody to take over from.
-    #[error(transparent)]
-    Handover(#[from] handover::HandoverError),
-    /// The process cannot be confined.
-    #[error(transparent)]
-    Sandbox(#[from] sandbox::SandboxError),
-    /// The operating system refuses something every process has.
-    #[error("cannot start: {0}")]
-    System(#[from] io::Error),
-}
-
-impl StartError {
-    const fn exit(&self) -> Exit {
-        match self {
-            Self::NoPath(..) | Self::Configuration(_) | Self::Policy(_) | Self::Key(_) => {
-                Exit::Config
-            }
-            Self::Ingest(_) | Self::ListenAddress(_) => Exit::Config,
-            Self::Metrics(_) | Self::LogFormat(_) => Exit::Config,
-            Self::FanIn(_) | Self::Listen { .. } => Exit::Unavailable,
-            Self::SessionSocket { .. } => Exit::CantCreat,
-            Self::Handover(_) => Exit::Unavailable,
-            Self::Sandbox(error) if error.is_configuration() => Exit::Config,
-            Self::Sandbox(_) => Exit::NoPerm,
-            Self::System(_) => Exit::OsErr,
-        }
-    }
-}
 
 /// Runs the application until it is told to end.
 pub fn main(arguments: Arguments) -> Exit {
@@ -141,73 +59,6 @@ pub fn main(arguments: Arguments) -> Exit {
 pub fn health() -> std::process::ExitCode {
     let path = admin::socket_path(&admin::ipc_dir(), "application", offset());
     Exit::of_health("application", process::health(&path))
-}
-
-/// Everything that is read before anything is opened.
-#[derive(Debug)]
-pub struct Setup {
-    /// Path of the configuration file.
-    pub path: PathBuf,
-    /// Path of the phantom file.
-    pub phantoms: PathBuf,
-    /// The configuration.
-    pub settings: Application,
-    /// What a reload replaces.
-    pub policy: Policy,
-    /// Station keys.
-    pub keys: Vec<StationKey>,
-    /// What is worth saying about all this.
-    pub notes: Vec<String>,
-}
-
-impl Setup {
-    /// Reads the files that the environment names.
-    ///
-    /// # Errors
-    /// [`StartError`] when anything is wrong.
-    pub fn of_environment() -> Result<Self, StartError> {
-        let path = variable("CJ_STATION_CONFIG")
-            .ok_or(StartError::NoPath("CJ_STATION_CONFIG", "app_config.toml"))?;
-        let phantoms = variable("PHANTOM_SUBNET_LOCATION")
-            .ok_or(StartError::NoPath("PHANTOM_SUBNET_LOCATION", "phantom_subnets.toml"))?;
-        Self::load(&path, &phantoms, variable("CJ_PRIVKEY"))
-    }
-
-    /// Reads the configuration at `path`, the phantom file, and the key that the configuration
-    /// names, or `key`.
-    ///
-    /// # Errors
-    /// [`StartError`] when anything is wrong.
-    pub fn load(path: &Path, phantoms: &Path, key: Option<PathBuf>) -> Result<Self, StartError> {
-        let Loaded { value: settings, notices } = Application::load(path)?;
-        let (policy, remarks) = Policy::build(&settings, phantoms)?;
-        let key = settings
-            .privkey_path
-            .clone()
-            .or(key)
-            .ok_or(StartError::NoPath("CJ_PRIVKEY", "the station's private key"))?;
-        let loaded = keys::path::load(&key, Strictness::Refuse)?;
-        let mut notes: Vec<String> = notices.iter().map(ToString::to_string).collect();
-        notes.extend(remarks);
-        notes.extend(loaded.warnings);
-        Ok(Self {
-            path: path.to_owned(),
-            phantoms: phantoms.to_owned(),
-            settings,
-            policy,
-            keys: loaded.keys,
-            notes,
-        })
-    }
-}
-
-/// A variable that names a file; empty counts as unset.
-pub(crate) fn variable(name: &str) -> Option<PathBuf> {
-    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
-}
-
-fn offset() -> u32 {
-    std::env::var("OFFSET").ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
 fn run(arguments: &Arguments, reg: &Logger) -> Result<(), StartError> {
@@ -323,16 +174,6 @@ async fn serve(
     Ok(())
 }
 
-pub(crate) const fn level(level: conf::LogLevel) -> log::Level {
-    match level {
-        conf::LogLevel::Trace => log::Level::Trace,
-        conf::LogLevel::Debug => log::Level::Debug,
-        conf::LogLevel::Warn => log::Level::Warn,
-        conf::LogLevel::Error => log::Level::Error,
-        conf::LogLevel::Info => log::Level::Info,
-    }
-}
-
 /// A running application.
 #[derive(Debug)]
 pub struct Daemon {
@@ -341,27 +182,18 @@ pub struct Daemon {
     /// The configuration of the start.
     pub(crate) started: Application,
     pub(crate) station: Arc<Station>,
-    listening: SocketAddr,
+    pub(crate) listening: SocketAddr,
     pub(crate) sources: Sources,
-    ingest: (String, watch::Receiver<bus::State>),
-    tasks: Mutex<Vec<JoinHandle<()>>>,
+    pub(crate) ingest: (String, watch::Receiver<bus::State>),
+    pub(crate) tasks: Mutex<Vec<JoinHandle<()>>>,
     pub(crate) grace: Mutex<Duration>,
-    drained: Notify,
+    pub(crate) drained: Notify,
     pub(crate) reloads: Reloads,
     pub(crate) log: Logger,
     pub(crate) fan_in: Arc<Publisher>,
-    accepting: Mutex<Option<AbortHandle>>,
-    draining: AtomicBool,
-    descriptors: Mutex<Vec<(String, OwnedFd)>>,
-}
-
-/// How the daemon came to its listener.
-#[derive(Debug)]
-pub enum Arrival {
-    /// It is the only one.
-    First(TcpListener),
-    /// A predecessor still accepts.
-    After(TcpListener, Successor),
+    pub(crate) accepting: Mutex<Option<AbortHandle>>,
+    pub(crate) draining: AtomicBool,
+    pub(crate) descriptors: Mutex<Vec<(String, OwnedFd)>>,
 }
 
 impl Daemon {
@@ -438,8 +270,8 @@ impl Daemon {
             Arc::clone(&station.workers),
             Arc::clone(&pipeline),
         )));
-        tasks.push(tokio::spawn(expire(Arc::clone(&pipeline))));
-        tasks.push(tokio::spawn(print_stats(pipeline, workers / 10)));
+        tasks.push(tokio::spawn(chores::expire(Arc::clone(&pipeline))));
+        tasks.push(tokio::spawn(chores::print_stats(pipeline, workers / 10)));
         let log = Logger::new("[REG] ");
         log.info(format_args!("[STARTUP] Listening on {listening}"));
         let arrival = match predecessor {
@@ -482,18 +314,18 @@ impl Daemon {
         let _ = tokio::time::timeout(limit, all).await;
     }
 
-    fn all_sources(&self) -> Vec<(String, watch::Receiver<bus::State>)> {
+    pub(crate) fn all_sources(&self) -> Vec<(String, watch::Receiver<bus::State>)> {
         let mut all = self.sources.states();
         all.push(self.ingest.clone());
         all
     }
 
     /// Accepts phantom connections from now on.
-    fn accept(&self, listener: TcpListener) {
+    pub(crate) fn accept(&self, listener: TcpListener) {
         if let Ok(copy) = listener.as_fd().try_clone_to_owned() {
             self.descriptors.lock().push(("tcp".to_owned(), copy));
         }
-        let task = tokio::spawn(accept(listener, Arc::clone(&self.station)));
+        let task = tokio::spawn(listener::accept(listener, Arc::clone(&self.station)));
         *self.accepting.lock() = Some(task.abort_handle());
         if let Some(dtls) = self.station.pipeline.dtls.get()
             && let Err(error) = dtls.succeed(None, &[])
@@ -502,112 +334,8 @@ impl Daemon {
         }
     }
 
-    /// Takes the registrations of a predecessor over, and then its connections.
-    async fn follow(&self, listener: TcpListener, predecessor: Successor) -> io::Result<()> {
-        let pipeline = Arc::clone(&self.station.pipeline);
-        let records = predecessor.registrations()?;
-        let count = records.len();
-        for record in &records {
-            if let Some(waiting) = pipeline.resume(record) {
-                let pipeline = Arc::clone(&pipeline);
-                tokio::spawn(async move { pipeline.finish(waiting).await });
-            }
-        }
-        // Detectors come over as soon as the socket is there, and find every session.
-        self.serve_sessions().map_err(io::Error::other)?;
-        let rest = predecessor.finish()?;
-        // Clients of these may be waiting to be accepted.
-        for record in &rest.decided {
-            pipeline.settle(record);
-        }
-        self.accept(listener);
-        if let Some(dtls) = pipeline.dtls.get() {
-            dtls.succeed(rest.datagrams, &rest.paths)?;
-        }
-        let late = rest.decided.len();
-        self.log.info(format_args!(
-            "[HANDOVER] {count} registrations taken over, {late} decided meanwhile"
-        ));
-        Ok(())
-    }
-
-    /// Offers the sockets to a successor and to the service manager. What comes out is the time that a
-    /// successor left to this process.
-    fn wait_for_successor(self: &Arc<Self>, path: &Path) -> mpsc::Receiver<Duration> {
-        let (tell, told) = mpsc::channel(1);
-        let offered = self.copies().and_then(|copies| {
-            handover::store(&copies);
-            Host::bind(path, copies)
-        });
-        let host = match offered {
-            Ok(host) => host,
-            Err(error) => {
-                let path = path.display();
-                self.log.warn(format_args!("no upgrade without restart: {path}: {error}"));
-                return told;
-            }
-        };
-        let (daemon, runtime) = (Arc::clone(self), tokio::runtime::Handle::current());
-        let wait = move || {
-            let _context = runtime.enter();
-            while let Ok((channel, pid)) = host.wait() {
-                if let Ok(left) = succession::serve(&daemon, &channel, pid) {
-                    // The receiver is gone when this process leaves for another reason.
-                    let _ = tell.blocking_send(left);
-                    return;
-                }
-            }
-        };
-        // A process without threads left does not hand over.
-        let _ = std::thread::Builder::new().name("handover".to_owned()).spawn(wait);
-        told
-    }
-
-    /// Copies of everything that a successor goes on with.
-    fn copies(&self) -> io::Result<Vec<(String, OwnedFd)>> {
-        let mut copies = std::mem::take(&mut *self.descriptors.lock());
-        copies.push(("zmq".to_owned(), self.fan_in.listener().try_clone_to_owned()?));
-        if let Some(dtls) = self.station.pipeline.dtls.get() {
-            copies.extend(dtls.copies()?);
-        }
-        Ok(copies)
-    }
-
-    /// Leaves new connections and registrations to a successor.
-    pub(crate) fn stop_accepting(&self) {
-        if let Some(task) = self.accepting.lock().take() {
-            task.abort();
-        }
-        self.sources.stop();
-        for task in self.tasks.lock().drain(..) {
-            task.abort();
-        }
-    }
-
-    /// Serves the open tunnels for at most `left`, then leaves without a word to detectors: the sessions are
-    /// the successor's.
-    async fn finish(&self, left: Duration, signals: &mut Signals) {
-        process::status("draining");
-        self.draining.store(true, std::sync::atomic::Ordering::Relaxed);
-        let deadline = tokio::time::Instant::now() + left;
-        let open = || self.station.pipeline.stats.proxy.open.value() > 0;
-        let closing = async {
-            self.fan_in.dismiss(FAREWELL).await;
-            while open() || self.station.pipeline.stats.connections.active.value() > 0 {
-                tokio::time::sleep(LOOK).await;
-            }
-        };
-        let told = async { while signals.next().await == Signal::Reload {} };
-        tokio::select! {
-            () = closing => {}
-            () = tokio::time::sleep_until(deadline) => {}
-            () = told => {}
-        }
-        self.log.info("shutdown complete");
-    }
-
     /// Serves the gRPC session channel unless it is turned off.
-    fn serve_sessions(&self) -> Result<(), StartError> {
+    pub(crate) fn serve_sessions(&self) -> Result<(), StartError> {
         let named = self.started.session_socket.clone();
         let path = match std::env::var("CJ_SESSION_SOCKET").ok().or(named) {
             Some(path) if path.is_empty() => return Ok(()),
@@ -627,33 +355,6 @@ impl Daemon {
     pub const fn station(&self) -> &Arc<Station> {
         &self.station
     }
-
-    /// Stops taking work, gives open tunnels their grace, and tells detectors to forget.
-    async fn end(&self) {
-        self.log.info("closing all ingest threads");
-        self.stop_accepting();
-        let grace = *self.grace.lock();
-        let deadline = tokio::time::Instant::now() + grace;
-        let open = || self.station.pipeline.stats.proxy.open.value() > 0;
-        while open() && tokio::time::Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        let redis = self.station.pipeline.announcer.redis();
-        redis.clear();
-        redis.flush(FAREWELL).await;
-    }
-}
-
-fn listen_address(settings: &Application) -> Result<SocketAddr, StartError> {
-    match &settings.tcp_listen {
-        None => Ok(listener::default_address()),
-        Some(text) => text.parse().map_err(|_| StartError::ListenAddress(text.clone())),
-    }
-}
-
-/// Where a successor asks for this process's sockets.
-fn handover_socket() -> PathBuf {
-    handover::socket_path(&admin::ipc_dir(), "application", offset())
 }
 
 /// Whether an inherited fan-in socket has the name that the configuration gives it.
@@ -662,143 +363,4 @@ fn is_named(socket: &OwnedFd, name: &str) -> bool {
     let Ok(copy) = socket.try_clone() else { return false };
     let address = std::os::unix::net::UnixListener::from(copy).local_addr();
     address.is_ok_and(|address| address.as_abstract_name() == Some(name.as_bytes()))
-}
-
-async fn expire(pipeline: Arc<Pipeline>) {
-    let mut ticks = tokio::time::interval(EXPIRY_TICK);
-    loop {
-        ticks.tick().await;
-        pipeline.expire();
-    }
-}
-
-async fn print_stats(pipeline: Arc<Pipeline>, workers_queue: usize) {
-    let log = Logger::new("[STATS] ");
-    let mut ticks = tokio::time::interval(Duration::from_secs(5));
-    ticks.tick().await;
-    for round in 1u64.. {
-        ticks.tick().await;
-        let (stats, store, liveness) = (&pipeline.stats, &pipeline.store, &pipeline.liveness);
-        for line in stats::every_five_seconds(stats, store, liveness, workers_queue) {
-            log.info(line);
-        }
-        if round % 12 == 0 {
-            for line in stats::every_minute(stats) {
-                log.info(line);
-            }
-        }
-    }
-}
-
-/// Accepts for ever. Beyond the bound of sessions a connection waits in the kernel's queue, where
-/// it looks like any other connection to a busy host.
-pub async fn accept(listener: TcpListener, station: Arc<Station>) {
-    let log = Logger::new("[REG] ");
-    loop {
-        let Ok(permit) = station.sessions.enter().await else { return };
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                let station = Arc::clone(&station);
-                tokio::spawn(async move {
-                    connection::serve(stream, peer, station).await;
-                    drop(permit);
-                });
-            }
-            Err(error) => {
-                let errors = &station.pipeline.stats.connections.accept_errors;
-                errors.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                log.error(format_args!("[ERROR] failed to AcceptTCP: {error}"));
-                tokio::time::sleep(listener::ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
-impl admin::Daemon for Daemon {
-    fn status(&self) -> DaemonStatus {
-        let pipeline = &self.station.pipeline;
-        let (stats, announcer) = (&pipeline.stats, &pipeline.announcer);
-        let mut notes: Vec<String> = self
-            .all_sources()
-            .iter()
-            .map(|(address, state)| format!("source {address}: {}", *state.borrow()))
-            .collect();
-        notes.extend(self.reloads.notes());
-        let count = |(name, value): (String, u64)| Count { name, value };
-        let counts = |list: &[(&str, u64)]| {
-            list.iter().map(|(name, value)| Count { name: (*name).into(), value: *value }).collect()
-        };
-        let (ingest, liveness) = (&stats.ingest, pipeline.liveness.counters());
-        let screened = &stats.screened;
-        let shared = pipeline.sharer.as_ref().map(|sharer| &sharer.counters);
-        let shared = |of: fn(&share::Counters) -> &stats::Window| {
-            shared.map_or(0, |counters| of(counters).total())
-        };
-        DaemonStatus {
-            state: match self.draining.load(std::sync::atomic::Ordering::Relaxed) {
-                true => "draining".to_owned(),
-                false => "ready".to_owned(),
-            },
-            notes,
-            detail: Some(Detail::Application(ApplicationStatus {
-                registrations: stats.registrations.active.value().max(0) as u64,
-                registrations_by_channel: stats
-                    .registrations
-                    .by_source()
-                    .into_iter()
-                    .map(count)
-                    .collect(),
-                tunnels: stats.proxy.open.value().max(0) as u64,
-                tunnels_by_transport: stats.proxy.by_transport().into_iter().map(count).collect(),
-                ingest: counts(&[
-                    ("received", ingest.received.total()),
-                    ("dropped", ingest.dropped.total()),
-                    ("busy", ingest.busy.total()),
-                    ("errors", stats.registrations.errors.total()),
-                    ("duplicates", stats.registrations.duplicates.total()),
-                    ("store_full", stats.registrations.full.total()),
-                    ("responses_verified", screened.verified.total()),
-                    ("responses_refused", screened.refused.total()),
-                    ("responses_stripped", screened.stripped.total()),
-                    ("prescans_ignored", screened.prescans.total()),
-                    ("malformed", screened.malformed.total()),
-                    ("shared", shared(|counters| &counters.shared)),
-                    ("share_failed", shared(|counters| &counters.failed)),
-                    ("share_dropped", shared(|counters| &counters.dropped)),
-                ]),
-                liveness: counts(&[
-                    ("quiet", liveness.quiet.total()),
-                    ("live", liveness.live.total()),
-                    ("unknown", liveness.unknown.total()),
-                    ("cached_live", liveness.cached_live.total()),
-                    ("cached_quiet", liveness.cached_quiet.total()),
-                ]),
-                connections: {
-                    let dtls = stats.connecting.totals();
-                    stats.connections.totals().into_iter().chain(dtls).map(count).collect()
-                },
-                session_watchers: announcer.hub().watchers() as u64,
-                redis: announcer.redis().state().to_string(),
-                funnel: stats.funnel.channels(),
-                countries: stats.funnel.countries(),
-                networks: stats.funnel.networks(),
-                phantom_subnets: stats.funnel.phantom_subnets(),
-                tunnels_completed: stats.proxy.completed.total(),
-                up_bytes: stats.proxy.traffic.up(),
-                down_bytes: stats.proxy.traffic.down(),
-                registrations_stored: pipeline.store.len() as u64,
-                ingest_waiting: ingest.waiting.value().max(0) as u64,
-                ingest_capacity: stats::BUS_QUEUE as u64,
-            })),
-        }
-    }
-
-    async fn reload(&self) -> Vec<FileResult> {
-        Self::reload(self)
-    }
-
-    fn drain(&self, deadline: Duration) {
-        *self.grace.lock() = deadline;
-        self.drained.notify_one();
-    }
 }

@@ -2,10 +2,15 @@
 
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use telemetry::log::Logger;
 use tokio::net::{TcpListener, TcpStream};
+
+use crate::{Station, connection};
 
 /// Port of phantom connections.
 pub const PORT: u16 = 41245;
@@ -71,6 +76,30 @@ pub fn original_destination(stream: &TcpStream) -> io::Result<SocketAddr> {
         None => {
             let local = stream.local_addr()?;
             Ok(SocketAddr::new(local.ip().to_canonical(), local.port()))
+        }
+    }
+}
+
+/// Accepts for ever. Beyond the bound of sessions a connection waits in the kernel's queue, where
+/// it looks like any other connection to a busy host.
+pub async fn accept(listener: TcpListener, station: Arc<Station>) {
+    let log = Logger::new("[REG] ");
+    loop {
+        let Ok(permit) = station.sessions.enter().await else { return };
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let station = Arc::clone(&station);
+                tokio::spawn(async move {
+                    connection::serve(stream, peer, station).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                let errors = &station.pipeline.stats.connections.accept_errors;
+                errors.fetch_add(1, Ordering::Relaxed);
+                log.error(format_args!("[ERROR] failed to AcceptTCP: {error}"));
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
         }
     }
 }

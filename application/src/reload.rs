@@ -8,8 +8,9 @@ use signalling::station::FileResult;
 use telemetry::log;
 use telemetry::process::{file_result, merge};
 
-use crate::daemon::{Daemon, level, variable};
+use crate::daemon::Daemon;
 use crate::policy::{Policy, PolicyError};
+use crate::setup::{level, variable};
 use crate::sources;
 
 impl Daemon {
