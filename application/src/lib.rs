@@ -19,6 +19,7 @@ pub mod dtls;
 pub mod geoip;
 pub mod ingest;
 pub mod intake;
+pub mod lines;
 pub mod listener;
 pub mod liveness;
 pub mod obfs4;

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use bytes::Bytes;
+use chrono::SecondsFormat;
 use signalling::RegistrationSource;
 use telemetry::log::{Level, Logger, enabled};
-use telemetry::privacy::ClientAddr;
+use telemetry::output;
 
 use crate::announce::Announcer;
 use crate::bound::Bound;
@@ -16,6 +17,7 @@ use crate::covert::{Refused, Resolver, SystemResolver, Target};
 use crate::decisions::Decisions;
 use crate::dtls;
 use crate::intake::{self, IntakeError, Served};
+use crate::lines;
 use crate::liveness::{Dialer, Liveness, LivenessTester, TcpDialer};
 use crate::policy::Policy;
 use crate::registration::Registration;
@@ -126,6 +128,9 @@ impl<D: Dialer, R: Resolver> Pipeline<D, R> {
             self.stats.registrations.errors.count();
             self.log_failed_family(*v6, error);
         }
+        if let Some(first) = intake.registrations.first().filter(|_| enabled(Level::Debug)) {
+            self.log.debug(format_args!("{}", lines::received(output::format(), first, frame)));
+        }
         let mut share = self.share(frame, &intake.registrations);
         let message = Bytes::copy_from_slice(frame);
         let fresh = |registration: Registration| {
@@ -153,11 +158,6 @@ impl<D: Dialer, R: Resolver> Pipeline<D, R> {
     }
 
     fn track_one(&self, registration: Registration, policy: &Policy) -> Option<Arc<Registration>> {
-        if enabled(Level::Debug) {
-            let source = signalling::names::source(registration.source);
-            let (client, id) = (ClientAddr(registration.client), registration.log_id());
-            self.log.debug(format_args!("received registration: '{client}' {id} {source}"));
-        }
         let from_detector = registration.source == RegistrationSource::Detector as i32;
         if !from_detector && policy.is_blocked_phantom(registration.phantom) {
             self.stats.registrations.blocked.count();
@@ -167,14 +167,10 @@ impl<D: Dialer, R: Resolver> Pipeline<D, R> {
             Tracked::New(registration) => {
                 self.stats.funnel.registered(&registration);
                 if enabled(Level::Debug) {
-                    let (id, phantom) = (registration.log_id(), registration.phantom_endpoint());
-                    self.log.debug(format_args!(
-                        "New registration: {id} {{\"Phantom\":\"{phantom}\",\"Transport\":{},\
-                         \"DecoyListVersion\":{},\"Source\":{}}}",
-                        registration.transport.number(),
-                        registration.generation,
-                        registration.source
-                    ));
+                    let now = chrono::Local::now().to_rfc3339_opts(SecondsFormat::AutoSi, true);
+                    let (format, frame) = (output::format(), &registration.message);
+                    let line = lines::new(format, &registration, frame, &now);
+                    self.log.debug(format_args!("{line}"));
                 }
                 Some(registration)
             }
@@ -229,13 +225,7 @@ impl<D: Dialer, R: Resolver> Pipeline<D, R> {
 
     fn refuse_covert(&self, registration: &Registration, reason: Refused) {
         self.stats.registrations.errors.count();
-        // Names the client by design: this line is for abuse reports.
-        self.log.info(format_args!(
-            "Dropping reg, malformed or blocklisted covert: {}, {} -> {} ({reason})",
-            registration.log_id(),
-            registration.client,
-            registration.covert_text,
-        ));
+        self.log.info(lines::refused(output::format(), registration, &reason));
     }
 
     fn make_valid(&self, fresh: &Fresh, covert: SocketAddr, policy: &Policy) {

@@ -92,6 +92,66 @@ fn policy(file: &Value, dir: &Path) -> Policy {
     Policy::build(&settings, &phantoms).unwrap().0
 }
 
+/// The lines about a registration, as the reference wrote them for the same messages; ours has no secret.
+#[test]
+fn lines_of_the_reference() {
+    use application::{intake, lines};
+    use telemetry::output::Format::Reference;
+
+    const PLACE: &str = "<RFC3339Nano>";
+    let file = load("application-ingest.json");
+    let dir = tempfile::tempdir().unwrap();
+    let policy = policy(&file, dir.path());
+    let served = Served { v4: true, v6: true, transports: Transport::ALL.to_vec() };
+    telemetry::privacy::set_log_client_ip(true);
+    let mut compared = [0; 3];
+    for case in file["cases"].as_array().unwrap() {
+        let frame = vectors::hex(&case["c2s_wrapper_hex"]);
+        // Where we decide otherwise, the lines are about something else.
+        let Some(intake) = intake::read(&frame, &served, &policy)
+            .ok()
+            .filter(|_| case.get("required_published").is_none())
+        else {
+            continue;
+        };
+        for line in case["reference_log"].as_array().unwrap() {
+            let line = line.as_str().unwrap().trim_start_matches("[REG] ");
+            let ours = |registration: &application::registration::Registration| {
+                let refused = application::covert::Refused::Malformed;
+                [
+                    lines::received(Reference, registration, &frame),
+                    lines::new(Reference, registration, &frame, PLACE),
+                    lines::refused(Reference, registration, &refused),
+                ]
+            };
+            let starts =
+                ["received registration: ", "New registration: ", "Dropping reg, malformed"];
+            let Some(kind) = starts.iter().position(|start| line.starts_with(start)) else {
+                continue;
+            };
+            // The reference gives up on both families when one fails, and we keep the other.
+            let found = intake.registrations.iter().any(|registration| {
+                let secret = hex::encode(shared_secret(&frame));
+                ours(registration)[kind] == line.replace(&secret, &registration.log_id())
+            });
+            assert!(
+                found,
+                "{}: {line}\n{:?}",
+                case["name"],
+                intake.registrations.iter().map(|r| ours(r)[kind].clone()).collect::<Vec<_>>()
+            );
+            compared[kind] += 1;
+        }
+    }
+    println!("vectors application-ingest.json: {compared:?} lines compared");
+    assert!(compared[0] > 90 && compared[1] > 90 && compared[2] > 10, "{compared:?}");
+}
+
+fn shared_secret(frame: &[u8]) -> Vec<u8> {
+    use signalling::Message;
+    signalling::C2sWrapper::decode(frame).unwrap().shared_secret().to_vec()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn application_ingest() {
     let file = load("application-ingest.json");

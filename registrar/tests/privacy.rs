@@ -116,7 +116,9 @@ fn no_line_holds_a_secret_or_an_address() {
     for client in [[198, 51, 100, 77], [198, 51, 100, 78]] {
         records::client(client);
     }
-    [0xa1, 0xa2, 0xa3].map(|secret| records::shared_secret(&[secret; 32]));
+    for secret in [0xa1, 0xa2, 0xa3] {
+        records::shared_secret(&[secret; 32]);
+    }
     records::secret("station key", &privkey[..32]);
     records::text("registrar", records::Clients::Hidden, &log);
     assert!(log.contains("registration successful"), "it talks: {log}");

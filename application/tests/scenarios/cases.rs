@@ -209,7 +209,7 @@ fn at(seed: u8, phantom: SocketAddr) -> C2sWrapper {
 #[test]
 fn p08_steps_of_the_wall_clock_touch_no_lifetime() {
     let replace = &[("nonlive = \"5m\"", "nonlive = \"10s\"")];
-    let setup = Setup { replace, clocks: Clocks::Wall };
+    let setup = Setup { replace, clocks: Clocks::Wall, ..Setup::default() };
     inside_with("cases::p08_steps_of_the_wall_clock_touch_no_lifetime", setup, |mut host| {
         let covert = host.covert();
         let phantom = SocketAddr::from((Ipv4Addr::new(192, 122, 190, 77), 443));

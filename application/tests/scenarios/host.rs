@@ -1,5 +1,6 @@
 //! A real application on the lab's station, with a real Redis, kernel DNAT and a covert.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixDatagram;
@@ -12,6 +13,7 @@ use application::intake::{self, Served};
 use application::policy::Policy;
 use application::registration::Registration;
 use lab::{Lab, Node};
+use records::Clients;
 use session::command::Command as Sessions;
 use signalling::station::{StatusReply, StatusRequest, status_reply::Detail};
 use signalling::{C2sWrapper, ClientToStation, Message, RegistrationFlags};
@@ -26,6 +28,8 @@ pub(crate) struct Setup {
     pub(crate) replace: &'static [(&'static str, &'static str)],
     /// The clocks that [`Host::step_clock`] moves.
     pub(crate) clocks: Clocks,
+    /// Whether the application is told to show clients.
+    pub(crate) clients: Clients,
 }
 
 /// Clocks of the application that a test moves, with libfaketime.
@@ -55,6 +59,7 @@ pub(crate) fn inside_with(name: &str, setup: Setup, body: fn(Host)) {
 
 /// The same; what the test binary inside said on standard error, `None` there.
 pub(crate) fn said_inside(name: &str, setup: Setup, body: fn(Host)) -> Option<String> {
+    let clients = setup.clients;
     if std::env::var("SCENARIO").as_deref() == Ok(name) {
         lab::isolate::enter().unwrap();
         body(Host::start(setup));
@@ -67,6 +72,7 @@ pub(crate) fn said_inside(name: &str, setup: Setup, body: fn(Host)) -> Option<St
         .unwrap();
     let (out, err) =
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    records::text("scenario", clients, &*err);
     assert!(output.status.success(), "{out}\n{err}");
     assert!(out.contains("1 passed"), "the scenario did not run: {out}");
     // What it measured; shown with --nocapture.
@@ -109,7 +115,7 @@ impl Host {
         let redis = start_redis(dir.path());
         let published = collect(dir.path());
         let publisher = publisher();
-        let (application, log) = launch(Node::Station, dir.path(), setup.clocks);
+        let (application, log) = launch(Node::Station, dir.path(), setup.clocks, setup.clients);
         let settings = conf::Application::load(&path("app.toml")).unwrap().value;
         let host = Self {
             served: Served {
@@ -205,6 +211,9 @@ impl Host {
 
     /// Publishes `message` as the detector would, `times` times.
     pub(crate) fn publish(&self, message: &C2sWrapper, times: usize) {
+        if let Some(secret) = &message.shared_secret {
+            records::shared_secret(secret);
+        }
         for _ in 0..times {
             self.publisher.publish(message.encode_to_vec().into());
         }
@@ -302,7 +311,12 @@ impl Drop for Host {
 
 /// Starts an application on `node` with the files in `dir`, and waits until it is ready; the process
 /// and its log.
-pub(crate) fn launch(node: Node, dir: &Path, clocks: Clocks) -> (Child, Arc<Mutex<String>>) {
+pub(crate) fn launch(
+    node: Node,
+    dir: &Path,
+    clocks: Clocks,
+    clients: Clients,
+) -> (Child, Arc<Mutex<String>>) {
     let path = |name: &str| dir.join(name);
     let ready = UnixDatagram::bind(path("notify")).unwrap();
     let mut command = node.command(env!("CARGO_BIN_EXE_application"));
@@ -312,7 +326,7 @@ pub(crate) fn launch(node: Node, dir: &Path, clocks: Clocks) -> (Child, Arc<Mute
         .env("CJ_PRIVKEY", path("privkey"))
         .env("CJ_IPC_DIR", path("ipc"))
         .env("NOTIFY_SOCKET", path("notify"))
-        .env("LOG_CLIENT_IP", "true")
+        .env("LOG_CLIENT_IP", (clients == Clients::Shown).to_string())
         .stdout(Stdio::piped());
     if clocks != Clocks::Real {
         assert!(Path::new(LIBFAKETIME).exists(), "needs libfaketime: apt-get install faketime");
@@ -327,7 +341,11 @@ pub(crate) fn launch(node: Node, dir: &Path, clocks: Clocks) -> (Child, Arc<Mute
     }
     let mut application = command.spawn().unwrap();
     let log = Arc::new(Mutex::new(String::new()));
-    follow(application.stdout.take().unwrap(), Arc::clone(&log));
+    records::client(lab::address::CLIENT_V4);
+    records::client(lab::address::CLIENT_V6);
+    records::secret("station key", &std::fs::read(path("privkey")).unwrap());
+    let kept = records::file("application", clients);
+    follow(application.stdout.take().unwrap(), Arc::clone(&log), kept);
     ready.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     ready.recv(&mut [0; 64]).expect("the application does not become ready");
     (application, log)
@@ -395,9 +413,12 @@ fn publisher() -> Arc<bus::Publisher> {
     receiver.recv().unwrap()
 }
 
-fn follow(out: impl Read + Send + 'static, log: Arc<Mutex<String>>) {
+fn follow(out: impl Read + Send + 'static, log: Arc<Mutex<String>>, mut kept: Option<File>) {
     std::thread::spawn(move || {
         for line in BufReader::new(out).lines().map_while(Result::ok) {
+            if let Some(kept) = &mut kept {
+                writeln!(kept, "{line}").unwrap();
+            }
             let mut log = log.lock().unwrap();
             log.push_str(&line);
             log.push('\n');

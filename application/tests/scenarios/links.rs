@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use bus::{Publisher, PublisherOptions};
 use lab::Node;
+use records::Clients;
 use registrar::daemon::{Registrar, Setup as RegistrarSetup};
 use session::redis_in::{Subscription, subscribe};
 use session::watch::Watch;
@@ -325,7 +326,7 @@ impl Other {
             [[connect_sockets]]\n\
             address = \"tcp://198.51.100.2:5591\"\ntype = \"NULL\"\n";
         std::fs::write(dir.path().join("app.toml"), text).unwrap();
-        let (process, _) = launch(node, dir.path(), Clocks::Real);
+        let (process, _) = launch(node, dir.path(), Clocks::Real, Clients::Hidden);
         Self { process: Killed(process), dir }
     }
 

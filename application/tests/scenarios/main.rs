@@ -8,7 +8,9 @@ mod links;
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-use host::{end_writing, inside, is_client, read_to_end, registration, send, tag, with};
+use host::{
+    Setup, end_writing, inside, inside_with, is_client, read_to_end, registration, send, tag, with,
+};
 use lab::Node;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -68,7 +70,8 @@ fn c2_c4_tunnels_with_proxy_header() {
 
 #[test]
 fn c3_c10_c22_split_tag_bulk_and_half_close() {
-    inside("c3_c10_c22_split_tag_bulk_and_half_close", |host| {
+    let setup = Setup { clients: records::Clients::Shown, ..Setup::default() };
+    inside_with("c3_c10_c22_split_tag_bulk_and_half_close", setup, |host| {
         let covert = host.covert();
         let phantom = host.register(&registration(3));
         // C3: the tag in two segments.

@@ -63,6 +63,8 @@ pub fn of(marker: &Marker) -> Vec<Form> {
     match marker {
         Marker::Client(IpAddr::V4(address)) => of_v4(*address),
         Marker::Client(IpAddr::V6(address)) => of_v6(*address),
+        // The pieces of a key of one byte look like the name of a registration of that byte.
+        Marker::Secret(_, bytes) if is_one_byte(bytes) => of_bytes(bytes),
         Marker::Secret(_, bytes) => pieces(bytes).flat_map(of_bytes).collect(),
         Marker::Shared(bytes) => {
             let (name, rest) = bytes.split_at(bytes.len().min(NAME));
@@ -130,9 +132,15 @@ fn of_v6(address: Ipv6Addr) -> Vec<Form> {
     forms
 }
 
+fn is_one_byte(bytes: &[u8]) -> bool {
+    bytes.windows(2).all(|pair| pair[0] == pair[1])
+}
+
 fn of_bytes(bytes: &[u8]) -> Vec<Form> {
     let mut forms = in_hex(bytes);
-    forms.extend(escaped(bytes));
+    // Many spaces, say, are a text of their own.
+    let as_text = |form: &Form| is_one_byte(bytes) && form.exact;
+    forms.extend(escaped(bytes).into_iter().filter(|form| !as_text(form)));
     forms.extend(encoded(bytes));
     for separator in [", ", ",", " "] {
         forms.push(form("decimal", Edge::Digit, joined(bytes, separator)));

@@ -94,6 +94,10 @@ fn a_secret_in_every_form_and_in_pieces() {
     // Where a secret repeats its name, the whole rest is what is searched for.
     let repeats = Marker::Shared(vec![0xa1; 32]);
     assert!(!found(&repeats, "a1".repeat(8)) && found(&repeats, "a1".repeat(32)));
+    let spaces = Marker::Shared(vec![b' '; 32]);
+    assert!(!found(&spaces, " ".repeat(40)) && found(&spaces, "20".repeat(32)));
+    let key = Marker::Secret("key".to_owned(), vec![0x11; 32]);
+    assert!(!found(&key, "name 1111111111111111") && found(&key, "1".repeat(64)));
     // RFC 32 of ZeroMQ.
     let key = Marker::Secret("key".to_owned(), b"\x86\x4f\xd2\x6f\xb5\x59\xf7\x5b".to_vec());
     assert!(found(&key, "HelloWorld") && !found(&key, "helloworld"));

@@ -35,7 +35,7 @@ fn secrets(stage: &Stage) -> Vec<Marker> {
         markers.extend(texts.map(|text| Marker { what, text }));
     }
     markers.push(Marker { what: "station key", text: keys::z85(key[..32].try_into().unwrap()) });
-    markers.push(Marker { what: "shared secret", text: "a secret that is not told".to_owned() });
+    markers.push(Marker { what: "shared secret", text: "q7vkzjwxpyhb3gxfudmc9trlq".to_owned() });
     markers
 }
 

@@ -16,8 +16,8 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 const COVERT: u16 = 9999;
 /// A client that the registrar hears of through a proxy.
 pub(crate) const PROXIED: &str = "203.0.113.77";
-/// The secret of that client's registration.
-pub(crate) const SECRET: [u8; 32] = *b"\x9d\x5e\xc3\xe7 a secret that is not told\xf1\xf2";
+/// The secret of that client's registration; words would be found in any text.
+pub(crate) const SECRET: [u8; 32] = *b"\x9d\x5e\xc3\xe7 q7vkzjwxpyhb3gxfudmc9trlq\xf1\xf2";
 
 /// One station at a time: the tests need the processors for themselves.
 static TURN: Mutex<()> = Mutex::new(());
