@@ -40,6 +40,12 @@ impl Pool {
         self.free.push(frame);
     }
 
+    /// A free frame.
+    #[inline]
+    pub(crate) fn take(&mut self) -> Option<u64> {
+        self.free.pop()
+    }
+
     #[inline]
     fn holders(&mut self, frame: u64) -> Option<&mut u64> {
         self.holders.get_mut((frame.wrapping_sub(self.first) >> self.shift) as usize)
@@ -96,6 +102,13 @@ impl Cycle {
     #[inline]
     pub(crate) fn entry(&self, packet: u64) -> u64 {
         self.entries[self.index(packet)]
+    }
+
+    /// Puts `entry` in the place of the frame of a packet that is not sent yet, and returns that frame.
+    #[inline]
+    pub(crate) fn exchange(&mut self, packet: u64, entry: u64) -> u64 {
+        let index = self.index(packet);
+        std::mem::replace(&mut self.entries[index], entry)
     }
 
     #[inline]

@@ -1,6 +1,7 @@
 //! The frames region: packets, written by the balancer and read by every consumer.
 
 use std::os::fd::OwnedFd;
+use std::ptr::NonNull;
 
 use crate::abi::{Descriptor, Header};
 use crate::map::{Map, is_fixed, memory_file, seal_read_only};
@@ -20,6 +21,14 @@ impl OwnedFrames {
         let map = Map::new(&fd, len, true)?;
         seal_read_only(&fd)?;
         Ok(Self { fd, map })
+    }
+
+    /// Address of byte `offset`, for `len` bytes.
+    ///
+    /// # Panics
+    /// When the range leaves the region.
+    pub(crate) fn at(&self, offset: usize, len: usize) -> NonNull<u8> {
+        self.map.at(offset, len)
     }
 
     /// The bytes `offset..offset + len`, for writing.

@@ -21,6 +21,7 @@ mod frames;
 mod handshake;
 #[cfg(test)]
 mod hostile;
+mod lending;
 mod map;
 mod monitor;
 mod packed;
@@ -33,6 +34,7 @@ mod status;
 pub use abi::FrameFlags;
 pub use consumer::{Burst, Consumer, ConsumerOptions, ConsumerState, ConsumerStatistics, Frame};
 pub use error::{AttachError, ServerError};
+pub use lending::{Loan, Memory, Piece};
 pub use monitor::monitor;
 pub use packed::Packed;
 pub use producer::{Meta, Producer, SendOutcome};

@@ -86,7 +86,8 @@ impl ServerOptions {
     /// Frames that one ingest thread needs: a stalled consumer must never starve the input, so every
     /// queue may hold a full ring (`spec/ingest.md` 10.4).
     fn frames_per_producer(&self) -> u64 {
-        self.queues() as u64 * u64::from(self.slots) + u64::from(self.working_set.max(64))
+        self.queues() as u64 * u64::from(self.slots)
+            + u64::from(self.working_set.max(64).next_multiple_of(2))
     }
 
     fn set_of(&self, queue: usize) -> u32 {
@@ -259,6 +260,7 @@ impl Server {
                 index,
                 first_frame: u64::from(index) * per_thread,
                 frames: u32::try_from(per_thread).unwrap_or(u32::MAX),
+                spare: options.working_set,
                 frame_size: options.frame_size,
                 head_room: options.head_room,
             };
