@@ -21,6 +21,65 @@ const RETIRE_MS: u32 = 1;
 /// Nominal frame size; blocks hold frames of any length.
 const FRAME: usize = 2048;
 
+/// Keeps an interface promiscuous, and reads none of its frames.
+#[derive(Debug)]
+pub(crate) struct Membership(OwnedFd);
+
+impl Membership {
+    /// Makes `interface` promiscuous; with its index.
+    ///
+    /// # Errors
+    /// When it does not exist or the process may not capture.
+    pub(crate) fn join(interface: &str) -> Result<(Self, libc::c_int), OpenError> {
+        let no_interface = || OpenError::NoInterface { interface: interface.to_owned() };
+        let name = CString::new(interface).map_err(|_| no_interface())?;
+        let index = index_of(&name).ok_or_else(no_interface)?;
+        let failed = |what| move |cause| OpenError::of_system(interface, what, cause);
+        let socket = packet_socket().map_err(failed("packet socket"))?;
+        promiscuous(&socket, index).map_err(failed("promiscuous mode"))?;
+        Ok((Self(socket), index))
+    }
+
+    /// Receive queues that the driver of `interface` uses; 1 when it does not say.
+    pub(crate) fn receive_queues(&self, interface: &str) -> u32 {
+        const GET_CHANNELS: u32 = 0x3c;
+        #[repr(C)]
+        #[derive(Default)]
+        struct Channels {
+            command: u32,
+            most: [u32; 4],
+            receive: u32,
+            send: u32,
+            other: u32,
+            combined: u32,
+        }
+        let mut channels = Channels { command: GET_CHANNELS, ..Channels::default() };
+        // SAFETY: all-zero is a valid value of this plain structure.
+        let mut request: libc::ifreq = unsafe { mem::zeroed() };
+        // The last byte stays zero.
+        for (to, from) in request.ifr_name.iter_mut().take(15).zip(interface.bytes()) {
+            *to = from as libc::c_char;
+        }
+        request.ifr_ifru.ifru_data = (&raw mut channels).cast();
+        // SAFETY: the request names a structure of the command's size, which outlives the call.
+        let result =
+            unsafe { libc::ioctl(self.0.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
+        if result == 0 { (channels.receive + channels.combined).max(1) } else { 1 }
+    }
+}
+
+/// A packet socket that gets nothing yet.
+fn packet_socket() -> io::Result<OwnedFd> {
+    // Protocol 0: nothing arrives before it is bound.
+    // SAFETY: no pointers are passed.
+    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a descriptor that was just made and has no other owner.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// One interface.
 #[derive(Debug)]
 pub struct AfPacket {
@@ -122,25 +181,11 @@ impl AfPacket {
     /// # Errors
     /// When the interface does not exist or the process may not capture.
     pub fn open(interface: &str) -> Result<Self, OpenError> {
-        let failed = |what| {
-            move |cause: io::Error| match cause.raw_os_error() {
-                Some(libc::EPERM | libc::EACCES) => {
-                    OpenError::Permission { interface: interface.to_owned() }
-                }
-                _ => OpenError::System { interface: interface.to_owned(), what, cause },
-            }
-        };
+        let failed = |what| move |cause| OpenError::of_system(interface, what, cause);
         let no_interface = || OpenError::NoInterface { interface: interface.to_owned() };
         let name = CString::new(interface).map_err(|_| no_interface())?;
         let index = index_of(&name).ok_or_else(no_interface)?;
-        // Protocol 0: nothing arrives before the ring is ready.
-        // SAFETY: no pointers are passed.
-        let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
-        if fd < 0 {
-            return Err(failed("packet socket")(io::Error::last_os_error()));
-        }
-        // SAFETY: a descriptor that was just made and has no other owner.
-        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+        let socket = packet_socket().map_err(failed("packet socket"))?;
         let version = libc::tpacket_versions::TPACKET_V3 as libc::c_int;
         set(&socket, libc::PACKET_VERSION, &version).map_err(failed("TPACKET_V3"))?;
         let request = libc::tpacket_req3 {

@@ -3,12 +3,13 @@
 //!
 //! A source is named by a text: `afp:IF` or a bare interface name for `AF_PACKET`, `pcap:FILE` for
 //! a capture file. [`open`] makes it; [`Source::burst`] hands out frames that are valid until it
-//! returns.
+//! returns. `xdp:IF` is another matter: an [`Xdp`] receives into memory of its owner.
 
 mod afpacket;
 mod name;
 mod pcap;
 pub mod tun;
+mod xdp;
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -17,6 +18,7 @@ use std::time::Duration;
 pub use afpacket::AfPacket;
 pub use name::{Name, NameError};
 pub use pcap::{Pcap, PcapError};
+pub use xdp::{Attachment, Hook, Xdp, XdpName, XdpOptions};
 
 /// One captured Ethernet frame, VLAN tags in place.
 #[derive(Debug, Clone, Copy)]
@@ -120,6 +122,39 @@ pub enum OpenError {
         /// Name of the interface.
         interface: String,
     },
+    /// The process may not read through AF_XDP.
+    #[error(
+        "{interface}: {what}: not permitted; AF_XDP takes CAP_NET_RAW, CAP_NET_ADMIN, CAP_BPF and \
+         CAP_IPC_LOCK (setcap cap_net_raw,cap_net_admin,cap_bpf,cap_ipc_lock+p PROGRAM), or use \
+         afp:{interface}"
+    )]
+    XdpPermission {
+        /// Name of the interface.
+        interface: String,
+        /// What was attempted.
+        what: &'static str,
+    },
+    /// Somebody else reads the interface through XDP.
+    #[error(
+        "{interface}: {what}: in use; another XDP program or AF_XDP socket is on the interface (ip link \
+         show dev {interface}): end it, or use afp:{interface}"
+    )]
+    XdpBusy {
+        /// Name of the interface.
+        interface: String,
+        /// What was attempted.
+        what: &'static str,
+    },
+    /// The interface has fewer receive queues.
+    #[error("{interface}: there is no receive queue {queue}; it has {queues} (0 to {last})", last = queues - 1)]
+    NoQueue {
+        /// Name of the interface.
+        interface: String,
+        /// The queue that was asked for.
+        queue: u32,
+        /// Receive queues that it has.
+        queues: u32,
+    },
     /// The system refused.
     #[error("{interface}: {what}: {cause}")]
     System {
@@ -133,6 +168,17 @@ pub enum OpenError {
     /// The capture file is no capture file.
     #[error(transparent)]
     Pcap(#[from] PcapError),
+}
+
+impl OpenError {
+    /// What the system refused with `cause` while `what` was attempted.
+    fn of_system(interface: &str, what: &'static str, cause: io::Error) -> Self {
+        let interface = interface.to_owned();
+        match cause.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => Self::Permission { interface },
+            _ => Self::System { interface, what, cause },
+        }
+    }
 }
 
 /// Names of the interfaces of this network namespace, those without an address included.

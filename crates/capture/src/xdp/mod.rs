@@ -1,0 +1,406 @@
+//! AF_XDP: the kernel or the network card writes packets into frames of the balancer
+//! (`spec/ingest.md` 8.3).
+//!
+//! A small program on the interface gives the packets of each receive queue to a socket; packets of a
+//! queue without socket go on into the host. The frames are on loan from the balancer's shared memory,
+//! where consumers read them, so nothing is copied behind the kernel. Program and sockets vanish with the
+//! process, however it ends.
+
+mod bpf;
+mod socket;
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use shm::{Loan, Memory, Piece};
+
+pub use bpf::Hook;
+
+use crate::afpacket::Membership;
+use crate::{Burst, OpenError, Statistics};
+use bpf::{Attached, SocketMap};
+use socket::{Binding, Socket};
+
+/// Receive queues of one interface at most.
+const MAX_QUEUES: u32 = 64;
+/// Parts of one packet at most; a longer one is dropped.
+const MAX_PIECES: usize = 40;
+
+/// An interface, and which of its receive queues.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct XdpName {
+    /// Name of the interface.
+    pub interface: String,
+    /// One receive queue; `None` for all.
+    pub queue: Option<u32>,
+}
+
+/// Sizes of an AF_XDP source.
+#[derive(Debug, Clone, Copy)]
+pub struct XdpOptions {
+    /// Entries of the rings of each receive queue, a power of two.
+    pub entries: u32,
+    /// Try to have the driver write into our memory.
+    pub zero_copy: bool,
+}
+
+impl Default for XdpOptions {
+    fn default() -> Self {
+        Self { entries: 16_384, zero_copy: true }
+    }
+}
+
+/// How an interface is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attachment {
+    /// Where the program runs.
+    pub hook: Hook,
+    /// The driver writes into our memory; otherwise the kernel copies once.
+    pub zero_copy: bool,
+    /// Packets longer than a frame are received.
+    pub fragments: bool,
+    /// Receive queues that are read.
+    pub queues: u32,
+}
+
+impl fmt::Display for Attachment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hook = match self.hook {
+            Hook::Native => "native",
+            Hook::Generic => "generic",
+        };
+        let copy = if self.zero_copy { "zero copy" } else { "copy" };
+        write!(f, "AF_XDP, {hook}, {copy}, {} queue(s)", self.queues)?;
+        if self.fragments { Ok(()) } else { f.write_str(", no frames over one buffer") }
+    }
+}
+
+/// The frames that are not with the producer, one bit each.
+#[derive(Debug)]
+struct Lent {
+    bits: Vec<u64>,
+    shift: u32,
+}
+
+impl Lent {
+    fn new(memory: &Memory) -> Self {
+        let shift = memory.frame_size().trailing_zeros();
+        Self { bits: vec![0; (memory.len() >> shift).div_ceil(64)], shift }
+    }
+
+    #[inline]
+    fn insert(&mut self, loan: Loan) -> u64 {
+        let offset = loan.into_offset();
+        let index = (offset >> self.shift) as usize;
+        self.bits[index / 64] |= 1 << (index % 64);
+        offset
+    }
+
+    /// The frame that `address` lies in, when it is here.
+    #[inline]
+    fn remove(&mut self, address: u64) -> Option<(Loan, u32)> {
+        let index = usize::try_from(address >> self.shift).ok()?;
+        let (word, bit) = (self.bits.get_mut(index / 64)?, 1 << (index % 64));
+        if *word & bit == 0 {
+            return None;
+        }
+        *word &= !bit;
+        let offset = (index as u64) << self.shift;
+        // SAFETY: the frame was put in by `insert` and is taken out once; the kernel has handed it over, or
+        // its sockets are closed.
+        let loan = unsafe { Loan::from_offset(offset) };
+        Some((loan, u32::try_from(address - offset).ok()?))
+    }
+
+    fn remove_all(&mut self) -> Vec<Loan> {
+        let all = (self.bits.len() * 64) as u64;
+        (0..all).filter_map(|index| Some(self.remove(index << self.shift)?.0)).collect()
+    }
+}
+
+/// One interface.
+#[derive(Debug)]
+pub struct Xdp {
+    // Dropped first: frames go on into the host again.
+    _program: Attached,
+    _map: SocketMap,
+    sockets: Vec<Socket>,
+    _promiscuous: Membership,
+    attachment: Attachment,
+    lent: Lent,
+    /// Frames that are here and not with the kernel.
+    spare: Vec<u64>,
+    pieces: Vec<Piece>,
+    /// Socket that is looked at first next time.
+    turn: usize,
+    statistics: Statistics,
+    /// Packets in more parts than there may be.
+    too_long: u64,
+}
+
+impl Xdp {
+    /// Opens the interface. Frames are received into `memory` once there are some
+    /// ([`Xdp::lend`]); until then they are dropped.
+    ///
+    /// # Errors
+    /// When the interface does not exist, another program is on it, or the process may not do this.
+    pub fn open(name: &XdpName, options: XdpOptions, memory: &Memory) -> Result<Self, OpenError> {
+        let interface = name.interface.as_str();
+        let (membership, index) = Membership::join(interface)?;
+        let number = index.unsigned_abs();
+        let failed = |what: &'static str| {
+            let interface = interface.to_owned();
+            move |cause: io::Error| match cause.raw_os_error() {
+                Some(libc::EPERM | libc::EACCES) => OpenError::XdpPermission { interface, what },
+                Some(libc::EBUSY | libc::EEXIST) => OpenError::XdpBusy { interface, what },
+                _ => OpenError::System { interface, what, cause },
+            }
+        };
+        let queues = membership.receive_queues(&name.interface).clamp(1, MAX_QUEUES);
+        let wanted = match name.queue {
+            Some(queue) if queue >= queues => {
+                return Err(OpenError::NoQueue { interface: interface.to_owned(), queue, queues });
+            }
+            Some(queue) => queue..queue + 1,
+            None => 0..queues,
+        };
+        let map = SocketMap::new(queues).map_err(failed("map of AF_XDP sockets"))?;
+        let (program, hook) = match bpf::attach(&map, number, Hook::Native) {
+            Err(error) if is_unsupported(&error) => {
+                (bpf::attach(&map, number, Hook::Generic), Hook::Generic)
+            }
+            attached => (attached, Hook::Native),
+        };
+        let program = program.map_err(failed("attaching an XDP program"))?;
+        let first = wanted.start;
+        let mut sockets: Vec<Socket> = Vec::new();
+        let (socket, binding) = bind_first(memory, options, number, first, hook, program.fragments)
+            .map_err(failed("binding an AF_XDP socket"))?;
+        sockets.push(socket);
+        for queue in wanted.clone().skip(1) {
+            let other = sockets.first();
+            let socket = Socket::new(memory, options.entries, other)
+                .and_then(|socket| socket.bind(number, queue, binding, other).map(|()| socket))
+                .map_err(failed("binding an AF_XDP socket to a further queue"))?;
+            sockets.push(socket);
+        }
+        for (queue, socket) in wanted.zip(&sockets) {
+            map.insert(queue, socket.as_fd())
+                .map_err(failed("giving a queue to its AF_XDP socket"))?;
+        }
+        let attachment = Attachment {
+            hook,
+            zero_copy: sockets.iter().all(Socket::is_zero_copy),
+            fragments: binding.fragments,
+            queues: sockets.len() as u32,
+        };
+        Ok(Self {
+            _program: program,
+            _map: map,
+            sockets,
+            _promiscuous: membership,
+            attachment,
+            lent: Lent::new(memory),
+            spare: Vec::new(),
+            pieces: Vec::new(),
+            turn: 0,
+            statistics: Statistics::default(),
+            too_long: 0,
+        })
+    }
+
+    /// How the interface is read.
+    pub const fn attachment(&self) -> Attachment {
+        self.attachment
+    }
+
+    /// Frames that this source can use.
+    pub fn frames(&self, options: XdpOptions) -> u32 {
+        self.attachment.queues * 2 * options.entries
+    }
+
+    /// Receives into these frames from now on.
+    pub fn lend(&mut self, loans: impl IntoIterator<Item = Loan>) {
+        for loan in loans {
+            let offset = self.lent.insert(loan);
+            self.spare.push(offset);
+        }
+        self.refill();
+    }
+
+    /// Closes the source; all its frames come back.
+    pub fn close(mut self) -> Vec<Loan> {
+        self.sockets.clear();
+        self.lent.remove_all()
+    }
+
+    /// Gives spare frames to the kernel, to each queue its part.
+    #[inline]
+    fn refill(&mut self) {
+        let queues = self.sockets.len();
+        for (n, socket) in self.sockets.iter_mut().enumerate() {
+            let part = self.spare.len() / (queues - n);
+            let count = part.min(socket.wanted() as usize);
+            if count > 0 {
+                let from = self.spare.len() - count;
+                socket.fill(self.spare.drain(from..));
+                socket.wake();
+            }
+        }
+    }
+
+    /// Waits at most `timeout` for packets and hands at most `max` of them to `each`, with the time of their
+    /// arrival in nanoseconds since the epoch. `each` leaves a frame in the place of every one it keeps.
+    ///
+    /// # Errors
+    /// When the interface has gone away.
+    pub fn burst(
+        &mut self,
+        max: usize,
+        timeout: Duration,
+        each: &mut dyn FnMut(&mut [Piece], u64),
+    ) -> io::Result<Burst> {
+        let mut count = self.receive(max, each);
+        if count == 0 {
+            self.wait(timeout)?;
+            count = self.receive(max, each);
+        }
+        Ok(Burst::Frames(count))
+    }
+
+    fn receive(&mut self, max: usize, each: &mut dyn FnMut(&mut [Piece], u64)) -> usize {
+        let mut count = 0;
+        let mut now = None;
+        for _ in 0..self.sockets.len() {
+            let turn = self.turn;
+            self.turn = if turn + 1 == self.sockets.len() { 0 } else { turn + 1 };
+            let waiting = self.sockets[turn].waiting();
+            if waiting == 0 {
+                continue;
+            }
+            let now = *now.get_or_insert_with(clock);
+            let (packets, taken) = self.packets(turn, waiting, max - count, now, each);
+            self.sockets[turn].take(taken);
+            count += packets;
+            if count == max {
+                break;
+            }
+        }
+        self.statistics.received += count as u64;
+        self.refill();
+        count
+    }
+
+    /// Hands out packets of a socket; how many packets, and how many descriptors they were.
+    #[inline]
+    fn packets(
+        &mut self,
+        socket: usize,
+        waiting: u32,
+        max: usize,
+        now: u64,
+        each: &mut dyn FnMut(&mut [Piece], u64),
+    ) -> (usize, u32) {
+        let (mut packets, mut taken) = (0, 0);
+        for n in 0..waiting {
+            let received = self.sockets[socket].peek(n);
+            // An address that we did not give is not ours to touch.
+            if let Some((loan, start)) = self.lent.remove(received.address) {
+                self.pieces.push(Piece { loan, start, len: received.len });
+            }
+            if received.continued {
+                continue;
+            }
+            taken = n + 1;
+            packets += 1;
+            if self.pieces.len() <= MAX_PIECES {
+                each(&mut self.pieces, now);
+            } else {
+                self.too_long += 1;
+            }
+            for piece in self.pieces.drain(..) {
+                self.spare.push(self.lent.insert(piece.loan));
+            }
+            if packets == max {
+                break;
+            }
+        }
+        // The kernel publishes whole packets; what is left of one comes again.
+        for piece in self.pieces.drain(..) {
+            self.lent.insert(piece.loan);
+        }
+        (packets, taken)
+    }
+
+    fn wait(&self, timeout: Duration) -> io::Result<()> {
+        // Rounded up, so that only a wait of no time at all does not sleep.
+        let ms = timeout.as_nanos().div_ceil(1_000_000);
+        let ms = libc::c_int::try_from(ms).unwrap_or(libc::c_int::MAX);
+        let mut entries =
+            [libc::pollfd { fd: -1, events: libc::POLLIN, revents: 0 }; MAX_QUEUES as usize];
+        for (entry, socket) in entries.iter_mut().zip(&self.sockets) {
+            entry.fd = socket.as_fd().as_raw_fd();
+        }
+        let count = self.sockets.len().min(entries.len());
+        // SAFETY: `count` valid entries that live through the call.
+        let ready = unsafe { libc::poll(entries.as_mut_ptr(), count as libc::nfds_t, ms) };
+        match ready {
+            ..0 => {
+                let error = io::Error::last_os_error();
+                if error.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(error) }
+            }
+            // An interface that is gone wakes nobody up.
+            0 => self.sockets.iter().find_map(Socket::error).map_or(Ok(()), Err),
+            _ => Ok(()),
+        }
+    }
+
+    /// Counters since the source was opened.
+    pub fn statistics(&mut self) -> Statistics {
+        let (mut dropped, mut full) = (self.too_long, 0);
+        for counters in self.sockets.iter().filter_map(|socket| socket.statistics().ok()) {
+            dropped += counters.rx_dropped + counters.rx_ring_full;
+            full += counters.rx_fill_ring_empty_descs;
+        }
+        Statistics { dropped, full, ..self.statistics }
+    }
+}
+
+/// Binds the socket of the first queue as well as it can be.
+fn bind_first(
+    memory: &Memory,
+    options: XdpOptions,
+    interface: u32,
+    queue: u32,
+    hook: Hook,
+    fragments: bool,
+) -> io::Result<(Socket, Binding)> {
+    let zero_copy = [options.zero_copy && hook == Hook::Native, false];
+    let ways = zero_copy
+        .into_iter()
+        .flat_map(|zero_copy| [fragments, false].map(|fragments| Binding { zero_copy, fragments }));
+    let mut last = io::Error::from_raw_os_error(libc::EOPNOTSUPP);
+    for binding in ways {
+        let socket = Socket::new(memory, options.entries, None)?;
+        match socket.bind(interface, queue, binding, None) {
+            Ok(()) => return Ok((socket, binding)),
+            Err(error) if is_unsupported(&error) => last = error,
+            Err(error) => return Err(error),
+        }
+    }
+    Err(last)
+}
+
+fn is_unsupported(error: &io::Error) -> bool {
+    /// The kernel's own number for what a driver cannot do.
+    const ENOTSUPP: i32 = 524;
+    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL | libc::ERANGE | ENOTSUPP))
+}
+
+/// Nanoseconds since the epoch.
+fn clock() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+}

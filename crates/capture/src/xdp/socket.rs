@@ -1,0 +1,347 @@
+//! One AF_XDP socket: the packets of one receive queue of one interface.
+
+use std::io;
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use libc::{c_int, c_void};
+use shm::Memory;
+
+/// The descriptor goes on in the next one.
+const CONTINUED: u32 = 1;
+
+/// Sets an option; `value` is what the kernel reads.
+fn set<T>(socket: BorrowedFd<'_>, option: c_int, value: &T) -> io::Result<()> {
+    // SAFETY: the pointer and the length describe `value`, which the kernel only reads.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_XDP,
+            option,
+            ptr::from_ref(value).cast(),
+            mem::size_of::<T>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Reads an option of AF_XDP.
+fn get<T>(socket: BorrowedFd<'_>, option: c_int) -> io::Result<T> {
+    get_at(socket, libc::SOL_XDP, option)
+}
+
+/// Reads an option of a level.
+fn get_at<T>(socket: BorrowedFd<'_>, level: c_int, option: c_int) -> io::Result<T> {
+    // SAFETY: the callers ask for plain structures of numbers only, for which all-zero is a value.
+    let mut value: T = unsafe { mem::zeroed() };
+    let mut len = mem::size_of::<T>() as libc::socklen_t;
+    // SAFETY: pointer and length describe `value`; the kernel writes numbers only.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            ptr::from_mut(&mut value).cast(),
+            &raw mut len,
+        )
+    };
+    if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A ring that is shared with the kernel.
+#[derive(Debug)]
+struct Ring {
+    base: NonNull<u8>,
+    len: usize,
+    layout: Layout,
+    mask: u32,
+}
+
+/// Where the parts of a ring lie in its mapping.
+#[derive(Debug, Clone, Copy)]
+struct Layout {
+    producer: usize,
+    consumer: usize,
+    flags: usize,
+    entries: usize,
+}
+
+// SAFETY: the mapping belongs to this value alone and is not tied to a thread.
+unsafe impl Send for Ring {}
+
+impl Ring {
+    /// Maps a ring of `entries` entries of `size` bytes.
+    fn map(
+        socket: BorrowedFd<'_>,
+        offsets: &libc::xdp_ring_offset,
+        page: libc::off_t,
+        entries: u32,
+        size: usize,
+    ) -> io::Result<Self> {
+        let layout = Layout {
+            producer: offsets.producer as usize,
+            consumer: offsets.consumer as usize,
+            flags: offsets.flags as usize,
+            entries: offsets.desc as usize,
+        };
+        let len = layout.entries + entries as usize * size;
+        // SAFETY: a new mapping at an address that the kernel chooses; it refuses a length beyond the ring.
+        let base = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED | libc::MAP_POPULATE,
+                socket.as_raw_fd(),
+                page,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(base.cast()).ok_or_else(io::Error::last_os_error)?;
+        Ok(Self { base, len, layout, mask: entries - 1 })
+    }
+
+    #[inline]
+    fn word(&self, at: usize) -> &AtomicU32 {
+        // SAFETY: one of the offsets that the kernel gave for this mapping, aligned to a cache line; both
+        // sides access these words atomically.
+        unsafe { &*self.base.as_ptr().add(at).cast::<AtomicU32>() }
+    }
+
+    #[inline]
+    fn producer(&self) -> &AtomicU32 {
+        self.word(self.layout.producer)
+    }
+
+    #[inline]
+    fn consumer(&self) -> &AtomicU32 {
+        self.word(self.layout.consumer)
+    }
+
+    /// Address of an entry of type `T`, the type that the ring was mapped with.
+    #[inline]
+    fn entry<T>(&self, index: u32) -> *mut T {
+        let at = self.layout.entries + (index & self.mask) as usize * mem::size_of::<T>();
+        // SAFETY: masked, so it lies among the entries of the mapping.
+        unsafe { self.base.as_ptr().add(at).cast() }
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // SAFETY: made by `map` with this length, and nothing refers to it any more.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
+    }
+}
+
+/// A received packet, or a part of one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Received {
+    /// Offset of the first byte in the memory.
+    pub(super) address: u64,
+    /// Number of bytes.
+    pub(super) len: u32,
+    /// The packet goes on in the next.
+    pub(super) continued: bool,
+}
+
+/// How a socket is bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Binding {
+    pub(super) zero_copy: bool,
+    /// Packets may lie in several frames.
+    pub(super) fragments: bool,
+}
+
+/// A socket and its rings.
+#[derive(Debug)]
+pub(super) struct Socket {
+    fd: OwnedFd,
+    receive: Ring,
+    fill: Ring,
+    /// Our indices of the two rings, and how far the kernel was seen.
+    taken: u32,
+    arrived: u32,
+    filled: u32,
+    used: u32,
+    /// Memory is in use as long as the socket is.
+    _memory: Memory,
+}
+
+impl Socket {
+    /// Makes a socket with rings of `entries` entries, a power of two, over `memory`; with `other`, the
+    /// memory is that of this socket of another queue. It is not bound yet.
+    pub(super) fn new(memory: &Memory, entries: u32, other: Option<&Self>) -> io::Result<Self> {
+        // SAFETY: no pointers are passed.
+        let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: a descriptor that was just made and has no other owner.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let socket = fd.as_fd();
+        if other.is_none() {
+            let registration = libc::xdp_umem_reg_v1 {
+                addr: memory.base().as_ptr().addr() as u64,
+                len: memory.len() as u64,
+                chunk_size: memory.frame_size(),
+                headroom: 0,
+            };
+            set(socket, libc::XDP_UMEM_REG, &registration)?;
+        }
+        // Nothing is sent, but the kernel binds no socket without this ring.
+        let completions: c_int = 64;
+        let entries_option = entries as c_int;
+        set(socket, libc::XDP_UMEM_FILL_RING, &entries_option)?;
+        set(socket, libc::XDP_UMEM_COMPLETION_RING, &completions)?;
+        set(socket, libc::XDP_RX_RING, &entries_option)?;
+        let offsets: libc::xdp_mmap_offsets = get(socket, libc::XDP_MMAP_OFFSETS)?;
+        let fill_page = libc::off_t::try_from(libc::XDP_UMEM_PGOFF_FILL_RING)
+            .map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))?;
+        let receive = Ring::map(
+            socket,
+            &offsets.rx,
+            libc::XDP_PGOFF_RX_RING,
+            entries,
+            mem::size_of::<libc::xdp_desc>(),
+        )?;
+        let fill = Ring::map(socket, &offsets.fr, fill_page, entries, mem::size_of::<u64>())?;
+        Ok(Self {
+            fd,
+            receive,
+            fill,
+            taken: 0,
+            arrived: 0,
+            filled: 0,
+            used: 0,
+            _memory: memory.clone(),
+        })
+    }
+
+    /// Binds the socket to a receive queue of an interface. `other` as for [`Socket::new`], which then
+    /// decides how.
+    pub(super) fn bind(
+        &self,
+        interface: u32,
+        queue: u32,
+        binding: Binding,
+        other: Option<&Self>,
+    ) -> io::Result<()> {
+        let flags = match other {
+            Some(_) => libc::XDP_SHARED_UMEM,
+            None => {
+                let copy = if binding.zero_copy { libc::XDP_ZEROCOPY } else { libc::XDP_COPY };
+                let fragments = if binding.fragments { libc::XDP_USE_SG } else { 0 };
+                copy | fragments | libc::XDP_USE_NEED_WAKEUP
+            }
+        };
+        let address = libc::sockaddr_xdp {
+            sxdp_family: libc::AF_XDP as u16,
+            sxdp_flags: flags,
+            sxdp_ifindex: interface,
+            sxdp_queue_id: queue,
+            sxdp_shared_umem_fd: other.map_or(0, |other| other.fd.as_raw_fd().unsigned_abs()),
+        };
+        // SAFETY: pointer and length describe `address`.
+        let result = unsafe {
+            libc::bind(
+                self.fd.as_raw_fd(),
+                ptr::from_ref(&address).cast(),
+                mem::size_of_val(&address) as libc::socklen_t,
+            )
+        };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// True when the driver writes into the memory itself.
+    pub(super) fn is_zero_copy(&self) -> bool {
+        let options: io::Result<libc::xdp_options> = get(self.fd.as_fd(), libc::XDP_OPTIONS);
+        options.is_ok_and(|options| options.flags & libc::XDP_OPTIONS_ZEROCOPY != 0)
+    }
+
+    /// The error that is pending, e.g. that the interface is gone.
+    pub(super) fn error(&self) -> Option<io::Error> {
+        let code: c_int = get_at(self.fd.as_fd(), libc::SOL_SOCKET, libc::SO_ERROR).ok()?;
+        (code != 0).then(|| io::Error::from_raw_os_error(code))
+    }
+
+    /// Counters of the kernel.
+    pub(super) fn statistics(&self) -> io::Result<libc::xdp_statistics> {
+        get(self.fd.as_fd(), libc::XDP_STATISTICS)
+    }
+
+    /// Frames that may be given to the kernel now.
+    #[inline]
+    pub(super) fn wanted(&mut self) -> u32 {
+        let size = self.fill.mask + 1;
+        if self.filled.wrapping_sub(self.used) >= size / 2 {
+            self.used = self.fill.consumer().load(Ordering::Acquire);
+        }
+        size - self.filled.wrapping_sub(self.used)
+    }
+
+    /// Gives free frames to the kernel, at most as many as [`Socket::wanted`] said.
+    #[inline]
+    pub(super) fn fill(&mut self, frames: impl Iterator<Item = u64>) {
+        for frame in frames {
+            // SAFETY: the entry lies in the ring of addresses, and is ours until the index is published.
+            unsafe { ptr::write(self.fill.entry(self.filled), frame) };
+            self.filled = self.filled.wrapping_add(1);
+        }
+        self.fill.producer().store(self.filled, Ordering::Release);
+    }
+
+    /// How many descriptors have come and were not taken.
+    #[inline]
+    pub(super) fn waiting(&mut self) -> u32 {
+        if self.arrived == self.taken {
+            self.arrived = self.receive.producer().load(Ordering::Acquire);
+        }
+        self.arrived.wrapping_sub(self.taken)
+    }
+
+    /// The descriptor number `n` of those waiting, `n` below [`Socket::waiting`].
+    #[inline]
+    pub(super) fn peek(&self, n: u32) -> Received {
+        // SAFETY: the entry lies in the ring of descriptors, and the kernel has handed it over.
+        let entry: libc::xdp_desc =
+            unsafe { ptr::read(self.receive.entry(self.taken.wrapping_add(n))) };
+        Received { address: entry.addr, len: entry.len, continued: entry.options & CONTINUED != 0 }
+    }
+
+    /// Lets go of the first `count` descriptors; the frames they named are ours now.
+    #[inline]
+    pub(super) fn take(&mut self, count: u32) {
+        self.taken = self.taken.wrapping_add(count);
+        self.receive.consumer().store(self.taken, Ordering::Release);
+    }
+
+    /// Tells the driver about new frames when it has asked for that.
+    #[inline]
+    pub(super) fn wake(&self) {
+        let flags = self.fill.word(self.fill.layout.flags).load(Ordering::Relaxed);
+        if flags & libc::XDP_RING_NEED_WAKEUP != 0 {
+            // SAFETY: no buffer is passed. What it returns says nothing that is needed here.
+            unsafe {
+                libc::recvfrom(
+                    self.fd.as_raw_fd(),
+                    ptr::null_mut::<c_void>(),
+                    0,
+                    libc::MSG_DONTWAIT,
+                    ptr::null_mut(),
+                    ptr::null_mut(),
+                );
+            }
+        }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
