@@ -7,11 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
-use capture::Source;
 use packet::hash::SymmetricHash;
 use parking_lot::Mutex;
 use sandbox::Sandbox;
-use shm::{Event, Server, ServerError, ServerOptions};
+use shm::{Event, Region, Server, ServerError, ServerOptions};
 use telemetry::admin::{self, Identification};
 use telemetry::output::{self, Format};
 use telemetry::process::{self, Exit, Reloads, Signal, Signals};
@@ -21,6 +20,7 @@ use crate::balancer::Balancer;
 use crate::cpu::{check_cores, online, pin};
 use crate::format::{count, rate};
 use crate::ingest::{Counters, Ingest};
+use crate::input::{Input, Plan};
 use crate::live::Live;
 use crate::log;
 use crate::spread::{Distribution, Spread};
@@ -90,7 +90,9 @@ pub enum StartError {
 impl StartError {
     const fn exit(&self) -> Exit {
         match self {
-            Self::Source(capture::OpenError::Permission { .. }) => Exit::NoPerm,
+            Self::Source(
+                capture::OpenError::Permission { .. } | capture::OpenError::XdpPermission { .. },
+            ) => Exit::NoPerm,
             Self::Handover(_) => Exit::Unavailable,
             Self::Sandbox(error) if error.is_configuration() => Exit::Config,
             Self::Sandbox(_) => Exit::NoPerm,
@@ -140,12 +142,16 @@ pub fn main(mut arguments: Arguments) -> Exit {
 }
 
 fn run(arguments: &Arguments) -> Result<(), StartError> {
-    sandbox::Capability::NetRaw.raise();
+    raise();
     let mut predecessor = match arguments.take_over && !arguments.check_config {
         true => Some(Predecessor::meet(arguments.cluster, &arguments.interfaces)?),
         false => None,
     };
-    let mut sources = open_sources(arguments, predecessor.as_ref())?;
+    let mut options =
+        ServerOptions::new(admin::ipc_dir(), arguments.cluster, arguments.queues.clone());
+    options.slots = arguments.slots.next_power_of_two();
+    options.producers = u32::try_from(arguments.interfaces.len()).unwrap_or(u32::MAX);
+    let (mut sources, region) = open_sources(arguments, predecessor.as_ref(), &mut options)?;
     let online = online();
     check_cores(arguments, online)?;
     if arguments.check_config {
@@ -159,12 +165,8 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
     let stop = Arc::new(AtomicBool::new(false));
     let signals = runtime.block_on(async { Signals::install() })?.user1_reloads();
 
-    let mut options =
-        ServerOptions::new(admin::ipc_dir(), arguments.cluster, arguments.queues.clone());
-    options.slots = arguments.slots.next_power_of_two();
-    options.producers = u32::try_from(sources.len()).unwrap_or(u32::MAX);
     let claim = predecessor.as_mut().and_then(Predecessor::take_claim);
-    let (server, producers) = Server::succeed(options, rand::random(), claim)?;
+    let (server, producers) = Server::succeed(options, rand::random(), claim, Some(region))?;
     // Now the cluster is this process's, and so are its files.
     let log = match &arguments.log {
         Some(path) => Some(
@@ -218,14 +220,14 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
     if let Some(predecessor) = predecessor {
         let (mut handed, consumers) = predecessor.finish()?;
         for (name, source) in sources.iter_mut().filter(|(_, source)| source.is_none()) {
-            *source = Some(match handed.remove(name) {
+            *source = Some(Input::Copied(match handed.remove(name) {
                 Some(handed) => capture::take_over(name, handed)?,
                 None => capture::open(name)?,
-            });
+            }));
         }
         handing.gathering = Some(Gathering::new(consumers));
     }
-    let sources: Vec<(String, Box<dyn Source>)> =
+    let sources: Vec<(String, Input)> =
         sources.into_iter().filter_map(|(name, source)| Some((name, source?))).collect();
     let sockets = sources.iter().filter_map(|(name, source)| {
         // Out of descriptors: the successor opens the source itself.
@@ -239,13 +241,14 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
         Err(error) => log::warn(format_args!("no upgrade without restart: {error}")),
     }
     for (index, ((name, source), producer)) in sources.into_iter().zip(producers).enumerate() {
-        let ingest = Ingest {
+        let mut ingest = Ingest {
             name,
             source,
             producer,
             spread: Spread::new(distribution.clone(), u16::try_from(index).unwrap_or(u16::MAX)),
             active: arguments.active,
         };
+        ingest.supply();
         let core = arguments.core(index, online);
         let (balancer, stop, go) = (Arc::clone(&balancer), Arc::clone(&stop), Arc::clone(&go));
         let given = Arc::clone(&handing.given);
@@ -255,7 +258,6 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
                 // It was possible a moment ago: somebody has just taken the CPU away.
                 log::warn(format_args!("{}: no longer bound: {error}", ingest.name));
             }
-            let mut ingest = ingest;
             let name = ingest.name.clone();
             while !go.load(Ordering::Acquire) && !stop.load(Ordering::Relaxed) {
                 ingest.producer.tick();
@@ -293,18 +295,39 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
 }
 
 /// The sources of the command line; those of a predecessor come when it stops.
-type Sources = Vec<(String, Option<Box<dyn Source>>)>;
+type Sources = Vec<(String, Option<Input>)>;
 
+/// Puts the capabilities into effect that opening sources may take.
+fn raise() {
+    use sandbox::Capability::{Bpf, IpcLock, NetAdmin, NetRaw};
+    [NetRaw, NetAdmin, Bpf, IpcLock].into_iter().for_each(sandbox::Capability::raise);
+}
+
+/// Opens the sources, some of them over the frames of the queues, which are made here therefore.
 fn open_sources(
     arguments: &Arguments,
     predecessor: Option<&Predecessor>,
-) -> Result<Sources, capture::OpenError> {
-    let open = |name: &String| {
-        let comes = predecessor.is_some_and(|predecessor| predecessor.has(name));
-        let source = if comes { None } else { Some(capture::open(name)?) };
-        Ok((name.clone(), source))
-    };
-    arguments.interfaces.iter().map(open).collect()
+    options: &mut ServerOptions,
+) -> Result<(Sources, Region), StartError> {
+    let comes = |name: &str| predecessor.is_some_and(|predecessor| predecessor.has(name));
+    let mut plans = Vec::new();
+    for name in &arguments.interfaces {
+        let plan = if comes(name) { None } else { Some(Plan::new(name, predecessor.is_some())?) };
+        plans.push((name, plan));
+    }
+    // Every thread has the same share.
+    let on_loan = plans.iter().filter_map(|(_, plan)| Some(plan.as_ref()?.frames())).max();
+    options.working_set += on_loan.unwrap_or(0);
+    let region = Region::new(options)?;
+    let mut sources = Vec::new();
+    for (thread, (name, plan)) in (0..).zip(plans) {
+        let source = match plan {
+            Some(plan) => Some(plan.open(name, &region.memory(thread))?),
+            None => None,
+        };
+        sources.push((name.clone(), source));
+    }
+    Ok((sources, region))
 }
 
 /// A succession, as the main thread sees it.

@@ -3,9 +3,10 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use capture::{Burst, Handed, Source};
+use capture::{Burst, Handed};
 use shm::Producer;
 
+use crate::input::Input;
 use crate::log;
 use crate::spread::Spread;
 
@@ -51,7 +52,7 @@ pub struct Ingest {
     /// Name of the source, to open it again.
     pub name: String,
     /// The open source.
-    pub source: Box<dyn Source>,
+    pub source: Input,
     /// Where frames go.
     pub producer: Producer,
     /// How they are spread.
@@ -61,6 +62,11 @@ pub struct Ingest {
 }
 
 impl Ingest {
+    /// Gives the source its frames: from now on none is lost, although nobody reads yet.
+    pub fn supply(&mut self) {
+        self.source.supply(&mut self.producer);
+    }
+
     /// Reads and spreads until `stop` is set or the source ends. With `handing` set as well, returns where a
     /// successor goes on with the source.
     pub fn run(
@@ -77,16 +83,12 @@ impl Ingest {
             let (producer, spread) = (&mut self.producer, &mut self.spread);
             let (mut first, mut filtered) = (true, 0);
             let vlans = spread.filter();
-            let burst = self.source.burst(BURST, timeout, &mut |frame| {
+            let burst = self.source.burst(BURST, timeout, &mut |arrival| {
                 // A consumer that attached while this thread slept must get the first frame too.
                 if std::mem::take(&mut first) {
                     producer.flush();
                 }
-                if !vlans.takes(frame.data) {
-                    filtered += 1;
-                    return;
-                }
-                spread.send(&frame, producer);
+                filtered += u64::from(!spread.send(arrival, &vlans, producer));
             });
             if filtered > 0 {
                 counters.filtered.fetch_add(filtered, Ordering::Relaxed);
@@ -111,7 +113,7 @@ impl Ingest {
             }
             if counted.elapsed() >= COUNT {
                 counted = Instant::now();
-                let dropped = lost_before + self.source.statistics().dropped;
+                let dropped = lost_before + self.source.dropped();
                 counters.dropped.store(dropped, Ordering::Relaxed);
             }
         }
@@ -125,11 +127,9 @@ impl Ingest {
         let (producer, spread) = (&mut self.producer, &mut self.spread);
         let vlans = spread.filter();
         let mut count = 0;
-        let handed = self.source.hand_over(&mut |frame| {
+        let handed = self.source.hand_over(&mut |arrival| {
             count += 1;
-            if vlans.takes(frame.data) {
-                spread.send(&frame, producer);
-            }
+            spread.send(arrival, &vlans, producer);
             // Consumers take their frames while this thread goes on.
             if count % BURST as u64 == 0 {
                 producer.flush();
@@ -160,18 +160,12 @@ impl Ingest {
         false
     }
 
-    /// Tries once. A packet socket goes on with the interface that has its name now, which takes no
-    /// privilege; what cannot do that is opened anew and counts from zero.
+    /// Tries once.
     fn resume(&mut self, counters: &Counters, lost_before: &mut u64) -> bool {
-        match self.source.resume() {
-            Ok(()) => true,
-            Err(error) if error.kind() == std::io::ErrorKind::Unsupported => {
-                let Ok(source) = capture::open(&self.name) else { return false };
-                *lost_before = counters.dropped.load(Ordering::Relaxed);
-                self.source = source;
-                true
-            }
-            Err(_) => false,
+        let Ok(anew) = self.source.resume(&self.name, &mut self.producer) else { return false };
+        if anew {
+            *lost_before = counters.dropped.load(Ordering::Relaxed);
         }
+        true
     }
 }

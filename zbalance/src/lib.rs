@@ -1,6 +1,6 @@
 //! zbalance: captures packets and spreads them over shared-memory queues.
 //!
-//! One pinned thread per source reads bursts ([`ingest`]), hashes each frame once and sends it to
+//! One pinned thread per source ([`input`]) reads bursts ([`ingest`]), hashes each frame once and sends it to
 //! one queue of every set ([`spread`]); the main thread serves the control socket and the operator
 //! ([`daemon`]). The frames themselves and the queues are the business of the `shm` crate.
 #![forbid(unsafe_code)]
@@ -13,6 +13,7 @@ pub mod file;
 pub mod foreign;
 pub mod format;
 pub mod ingest;
+pub mod input;
 pub mod live;
 mod log;
 pub mod spread;

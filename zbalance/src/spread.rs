@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use capture::Frame;
 use packet::distribution::{Mode, Spreader, Target, VlanMap, frame_hash};
 use packet::hash::SymmetricHash;
 use packet::{ETHERTYPE_VLAN, tunnel};
 use shm::{Meta, Producer};
+
+use crate::input::Arrival;
 
 /// How the frames of all inputs are spread.
 #[derive(Debug, Clone)]
@@ -94,20 +95,53 @@ impl Spread {
         Way { hash, targets: self.sets.targets(hash, self.interface), retag }
     }
 
-    /// Sends a copy of `frame` to its queues.
+    /// Sends a frame to its queues; false when its VLAN is not among `vlans`.
     #[inline]
-    pub fn send(&mut self, frame: &Frame<'_>, producer: &mut Producer) {
-        let way = self.way(frame.data);
-        let meta = Meta {
-            timestamp: Some(frame.timestamp),
-            hash: Some(way.hash),
-            flags: 0,
-            interface: self.interface,
-        };
+    pub fn send(
+        &mut self,
+        arrival: Arrival<'_>,
+        vlans: &VlanFilter,
+        producer: &mut Producer,
+    ) -> bool {
+        match arrival {
+            Arrival::Copied(frame) => {
+                if !vlans.takes(frame.data) {
+                    return false;
+                }
+                let way = self.way(frame.data);
+                self.copy(frame.data, &way, frame.timestamp, producer);
+            }
+            Arrival::InPlace(pieces, timestamp) => {
+                let head = pieces.first().map_or(&[][..], |piece| producer.bytes(piece));
+                if !vlans.takes(head) {
+                    return false;
+                }
+                let way = self.way(head);
+                if way.retag || self.distribution.decapsulate {
+                    let whole: Vec<u8> =
+                        pieces.iter().flat_map(|piece| producer.bytes(piece)).copied().collect();
+                    self.copy(&whole, &way, timestamp, producer);
+                } else {
+                    producer.send_lent(pieces, &self.meta(&way, timestamp), way.targets);
+                }
+            }
+        }
+        true
+    }
+
+    #[inline]
+    const fn meta(&self, way: &Way, timestamp: u64) -> Meta {
+        let (timestamp, hash) = (Some(timestamp), Some(way.hash));
+        Meta { timestamp, hash, flags: 0, interface: self.interface }
+    }
+
+    #[inline]
+    fn copy(&mut self, frame: &[u8], way: &Way, timestamp: u64, producer: &mut Producer) {
+        let meta = self.meta(way, timestamp);
         let bytes = if way.retag || self.distribution.decapsulate {
-            self.change(frame.data, way.retag)
+            self.change(frame, way.retag)
         } else {
-            frame.data
+            frame
         };
         producer.send(bytes, &meta, way.targets);
     }

@@ -122,14 +122,14 @@ fn network() {
     ip("link set tap0 up");
     ip("addr add 10.9.0.1/24 dev gen0");
     ip("neigh add 10.9.0.2 lladdr 02:00:00:00:00:02 dev gen0");
-    ip("route add local 10.8.0.0/24 dev lo");
+    ip("route replace local 10.8.0.0/24 dev lo");
 }
 
 /// Two sets of two queues: each packet once in every set, a flow in one queue only.
-fn counts_are_right(dir: &Path) {
+fn counts_are_right(dir: &Path, source: &str) {
     let sender = Sender::new(40);
-    let line = "-i afp:tap0 -c 98 -n 2,2 -m 1 -g 0 -p -z";
-    let mut balancer = Process::balancer(dir, line);
+    let line = format!("-i {source} -c 98 -n 2,2 -m 1 -g 0 -p -z");
+    let mut balancer = Process::balancer(dir, &line);
     balancer.says("zbalance: ready");
     let mut consumers: Vec<Consumer> = (0..4).map(|queue| consumer_of(dir, queue)).collect();
     consumers.iter_mut().for_each(attach);
@@ -229,14 +229,14 @@ fn held(pid: u32) -> (u64, usize) {
 }
 
 /// P05: the balancer is killed 20 times and comes back with another number of queues.
-fn the_balancer_is_killed(dir: &Path) {
+fn the_balancer_is_killed(dir: &Path, source: &str) {
     let sender = Sender::new(8);
     let mut footprints: BTreeMap<u32, Footprint> = BTreeMap::new();
     let mut consumers = [consumer_of(dir, 0), consumer_of(dir, 1)];
     for round in 0..20u32 {
         let queues = 2 + round % 3;
         // Queues beyond the second have no consumer, which costs these two nothing.
-        let line = format!("-i afp:tap0 -c 98 -n {queues} -m all -g 0 -z");
+        let line = format!("-i {source} -c 98 -n {queues} -m all -g 0 -z");
         let mut balancer = Process::balancer(dir, &line);
         balancer.says("zbalance: ready");
         consumers.iter_mut().for_each(attach);
@@ -276,9 +276,9 @@ fn the_balancer_is_killed(dir: &Path) {
 
 /// Frames with VLAN tags come out of the kernel, which takes tags off, as they were on the wire; and
 /// a monitor of the control socket sees them counted.
-fn tags_stay_and_the_monitor_counts(dir: &Path) {
-    const LINE: &str = "-i afp:tap0 -c 98 -n 1,2 -m 1 -g 0 -z";
-    let mut balancer = Process::balancer(dir, LINE);
+fn tags_stay_and_the_monitor_counts(dir: &Path, source: &str) {
+    let line = format!("-i {source} -c 98 -n 1,2 -m 1 -g 0 -z");
+    let mut balancer = Process::balancer(dir, &line);
     balancer.says("zbalance: ready");
     let mut consumers = [consumer_of(dir, 0), consumer_of(dir, 1), consumer_of(dir, 2)];
     consumers.iter_mut().for_each(attach);
@@ -315,7 +315,7 @@ fn tags_stay_and_the_monitor_counts(dir: &Path) {
     assert_eq!(json["cluster"], 98);
     assert!(json["uptime_ms"].as_u64().is_some_and(|ms| ms > 0 && ms < 600_000), "{text}");
     let interface = &json["interfaces"][0];
-    assert_eq!((&interface["name"], &interface["down"]), (&"afp:tap0".into(), &false.into()));
+    assert_eq!((&interface["name"], &interface["down"]), (&source.into(), &false.into()));
     let received = interface["received"].as_u64().unwrap();
     assert!(received >= 50 && interface["dropped"] == 0 && interface["reopened"] == 0, "{text}");
     let queues = json["queues"].as_array().unwrap();
@@ -345,6 +345,116 @@ fn tags_stay_and_the_monitor_counts(dir: &Path) {
         }
         assert!(Instant::now() < deadline, "consumers that left are still shown: {text}");
     }
+    balancer.terminate();
+}
+
+/// An outer header of a GRE tunnel that carries `frame`.
+fn tunnelled(frame: &[u8]) -> Vec<u8> {
+    let mut outer = vec![2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 8, 8, 0, 0x45, 0];
+    outer.extend(u16::try_from(24 + frame.len()).unwrap().to_be_bytes());
+    outer.extend([0, 0, 0, 0, 64, 47, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2, 0, 0, 0x65, 0x58]);
+    outer.extend(frame);
+    outer
+}
+
+/// The flows of one tunnel are spread over the queues, with its headers or without; and VLANs have queues of
+/// their own.
+fn what_is_inside_a_tunnel_is_sent(dir: &Path, source: &str) {
+    let flows: Vec<Vec<u8>> = (0..64u8)
+        .map(|n| {
+            let mut frame = tagged("");
+            frame[26..30].copy_from_slice(&[10, 7, 0, n]);
+            frame
+        })
+        .collect();
+    let outer: Vec<Vec<u8>> = flows.iter().map(|frame| tunnelled(frame)).collect();
+    let received = |line: &str, queues: u16, sent: &[Vec<u8>], expected: usize| {
+        let mut balancer = Process::balancer(dir, &format!("-i {source} -c 98 -z {line}"));
+        balancer.says("zbalance: ready");
+        let mut consumers: Vec<Consumer> =
+            (0..queues).map(|queue| consumer_of(dir, queue)).collect();
+        consumers.iter_mut().for_each(attach);
+        send_raw("gen0", sent);
+        let mut got: Vec<Vec<Vec<u8>>> = vec![Vec::new(); usize::from(queues)];
+        let deadline = Instant::now() + LIMIT;
+        while got.iter().map(Vec::len).sum::<usize>() < expected && Instant::now() < deadline {
+            for (consumer, out) in consumers.iter_mut().zip(&mut got) {
+                let burst = consumer.receive(Duration::from_millis(5));
+                out.extend(burst.iter().map(|f| f.data.to_vec()).filter(|f| f.ends_with(MARK)));
+            }
+        }
+        balancer.terminate();
+        got
+    };
+    for (line, sent, expected) in [
+        ("-n 4 -m auto", &outer, &outer),
+        ("-n 4 -m auto --decap", &outer, &flows),
+        ("-n 4 -m 7", &outer, &outer),
+        ("-n 4 -m gre --decap", &flows, &flows),
+    ] {
+        let got = received(line, 4, sent, 64);
+        assert!(
+            got.iter().all(|queue| !queue.is_empty()),
+            "{line}: {:?}",
+            got.iter().map(Vec::len)
+        );
+        let mut all: Vec<_> = got.concat();
+        all.sort();
+        let mut expected = expected.clone();
+        expected.sort();
+        assert!(all == expected, "{line}: {} frames", all.len());
+    }
+    let got = received("-n 4 -m ip", 4, &outer, 64);
+    assert_eq!(
+        got.iter().filter(|queue| !queue.is_empty()).count(),
+        1,
+        "the outer addresses are the same"
+    );
+
+    let mapped: Vec<Vec<u8>> = ["88b5 0064", "88b5 0007", "8100 0064", "88b5 2065"]
+        .iter()
+        .map(|tags| tagged(tags))
+        .collect();
+    let got = received("-m vlan-map -M 100,7 -Y 0x88b5", 3, &mapped, 3);
+    let expected = [vec![mapped[2].clone()], vec![tagged("8100 0064")], vec![tagged("8100 0007")]];
+    assert!(got == expected, "{got:02x?}");
+}
+
+/// The interface that AF_XDP reads is deleted and made again: the balancer goes on, without privilege.
+fn the_interface_of_af_xdp_goes_away(dir: &Path) {
+    let sender = Sender::new(1);
+    let mut balancer = Process::balancer(dir, "-i xdp:tap0 -c 98 -n 1 -z");
+    balancer.says("tap0: AF_XDP, native, copy, 1 queue(s)");
+    balancer.says("zbalance: ready");
+    let mut consumer = consumer_of(dir, 0);
+    attach(&mut consumer);
+    let mut next = 0;
+    let mut all_arrive = |consumer: &mut Consumer| {
+        sender.send(next..next + 50);
+        let (mut got, deadline) = (Vec::new(), Instant::now() + LIMIT);
+        while got.len() < 50 && Instant::now() < deadline {
+            take(consumer, &mut got);
+        }
+        assert!(got.iter().map(|(_, number)| *number).eq(next..next + 50), "{} packets", got.len());
+        next += 50;
+    };
+    all_arrive(&mut consumer);
+    let down = |is: bool| {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let text = shm::monitor(dir, CLUSTER).unwrap();
+            let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+            if json["interfaces"][0]["down"] == is {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{text}");
+        }
+    };
+    ip("link del tap0");
+    down(true);
+    network();
+    down(false);
+    all_arrive(&mut consumer);
     balancer.terminate();
 }
 
@@ -451,11 +561,15 @@ fn inside() {
     lab::isolate::enter().unwrap();
     network();
     let dir = tempfile::tempdir().unwrap();
-    counts_are_right(dir.path());
-    tags_stay_and_the_monitor_counts(dir.path());
     in_the_background(dir.path());
     a_consumer_is_killed(dir.path());
-    the_balancer_is_killed(dir.path());
+    for source in ["afp:tap0", "xdp:tap0"] {
+        counts_are_right(dir.path(), source);
+        tags_stay_and_the_monitor_counts(dir.path(), source);
+        what_is_inside_a_tunnel_is_sent(dir.path(), source);
+        the_balancer_is_killed(dir.path(), source);
+    }
+    the_interface_of_af_xdp_goes_away(dir.path());
     println!("all is balanced");
 }
 

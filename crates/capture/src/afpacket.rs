@@ -21,11 +21,15 @@ const RETIRE_MS: u32 = 1;
 /// Nominal frame size; blocks hold frames of any length.
 const FRAME: usize = 2048;
 
-/// Keeps an interface promiscuous, and reads none of its frames.
+/// A packet socket that keeps an interface promiscuous and reads none of its frames, but can at any time:
+/// that takes no privilege.
 #[derive(Debug)]
-pub(crate) struct Membership(OwnedFd);
+pub struct Standby {
+    socket: OwnedFd,
+    interface: CString,
+}
 
-impl Membership {
+impl Standby {
     /// Makes `interface` promiscuous; with its index.
     ///
     /// # Errors
@@ -37,11 +41,24 @@ impl Membership {
         let failed = |what| move |cause| OpenError::of_system(interface, what, cause);
         let socket = packet_socket().map_err(failed("packet socket"))?;
         promiscuous(&socket, index).map_err(failed("promiscuous mode"))?;
-        Ok((Self(socket), index))
+        Ok((Self { socket, interface: name }, index))
     }
 
-    /// Receive queues that the driver of `interface` uses; 1 when it does not say.
-    pub(crate) fn receive_queues(&self, interface: &str) -> u32 {
+    /// Reads frames from now on.
+    ///
+    /// # Errors
+    /// When there is no interface of this name now; the socket comes back.
+    pub fn start(self) -> Result<AfPacket, (Self, io::Error)> {
+        let Self { socket, interface } = self;
+        let Some(index) = index_of(&interface) else {
+            return Err((Self { socket, interface }, io::ErrorKind::NotFound.into()));
+        };
+        AfPacket::start(socket, interface, index)
+            .map_err(|(socket, interface, _, cause)| (Self { socket, interface }, cause))
+    }
+
+    /// Receive queues that the driver of the interface uses; 1 when it does not say.
+    pub(crate) fn receive_queues(&self) -> u32 {
         const GET_CHANNELS: u32 = 0x3c;
         #[repr(C)]
         #[derive(Default)]
@@ -54,17 +71,42 @@ impl Membership {
             combined: u32,
         }
         let mut channels = Channels { command: GET_CHANNELS, ..Channels::default() };
+        match self.driver(&mut channels) {
+            true => (channels.receive + channels.combined).max(1),
+            false => 1,
+        }
+    }
+
+    /// Name of the driver of the interface; empty when it does not say.
+    pub(crate) fn driver_name(&self) -> String {
+        const GET_DRIVER: u32 = 3;
+        #[repr(C)]
+        struct Driver {
+            command: u32,
+            name: [u8; 32],
+            rest: [u8; 160],
+        }
+        let mut driver = Driver { command: GET_DRIVER, name: [0; 32], rest: [0; 160] };
+        if !self.driver(&mut driver) {
+            return String::new();
+        }
+        let name = driver.name.split(|byte| *byte == 0).next().unwrap_or_default();
+        String::from_utf8_lossy(name).into_owned()
+    }
+
+    /// Asks the driver; `question` is the structure of the command that it begins with.
+    fn driver<T>(&self, question: &mut T) -> bool {
         // SAFETY: all-zero is a valid value of this plain structure.
         let mut request: libc::ifreq = unsafe { mem::zeroed() };
         // The last byte stays zero.
-        for (to, from) in request.ifr_name.iter_mut().take(15).zip(interface.bytes()) {
-            *to = from as libc::c_char;
+        for (to, from) in request.ifr_name.iter_mut().take(15).zip(self.interface.as_bytes()) {
+            *to = *from as libc::c_char;
         }
-        request.ifr_ifru.ifru_data = (&raw mut channels).cast();
+        request.ifr_ifru.ifru_data = ptr::from_mut(question).cast();
         // SAFETY: the request names a structure of the command's size, which outlives the call.
         let result =
-            unsafe { libc::ioctl(self.0.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
-        if result == 0 { (channels.receive + channels.combined).max(1) } else { 1 }
+            unsafe { libc::ioctl(self.socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
+        result == 0
     }
 }
 
@@ -186,8 +228,16 @@ impl AfPacket {
         let name = CString::new(interface).map_err(|_| no_interface())?;
         let index = index_of(&name).ok_or_else(no_interface)?;
         let socket = packet_socket().map_err(failed("packet socket"))?;
+        Self::start(socket, name, index).map_err(|(_, _, what, cause)| failed(what)(cause))
+    }
+
+    /// Makes a source of a packet socket. When that fails both come back, with what was attempted and why.
+    fn start(
+        socket: OwnedFd,
+        interface: CString,
+        index: libc::c_int,
+    ) -> Result<Self, (OwnedFd, CString, &'static str, io::Error)> {
         let version = libc::tpacket_versions::TPACKET_V3 as libc::c_int;
-        set(&socket, libc::PACKET_VERSION, &version).map_err(failed("TPACKET_V3"))?;
         let request = libc::tpacket_req3 {
             tp_block_size: BLOCK as u32,
             tp_block_nr: BLOCKS as u32,
@@ -197,14 +247,38 @@ impl AfPacket {
             tp_sizeof_priv: 0,
             tp_feature_req_word: 0,
         };
-        set(&socket, libc::PACKET_RX_RING, &request).map_err(failed("64 MiB of ring"))?;
-        set(&socket, libc::PACKET_IGNORE_OUTGOING, &1i32).map_err(failed("ignoring own frames"))?;
-        let ring = Ring::map(&socket).map_err(failed("mapping the ring"))?;
-        promiscuous(&socket, index).map_err(failed("promiscuous mode"))?;
-        bind(&socket, index).map_err(failed("binding"))?;
+        let ring = set(&socket, libc::PACKET_VERSION, &version)
+            .map_err(|cause| ("TPACKET_V3", cause))
+            .and_then(|()| {
+                set(&socket, libc::PACKET_RX_RING, &request)
+                    .map_err(|cause| ("64 MiB of ring", cause))
+            })
+            .and_then(|()| {
+                set(&socket, libc::PACKET_IGNORE_OUTGOING, &1i32)
+                    .map_err(|cause| ("ignoring own frames", cause))
+            })
+            .and_then(|()| Ring::map(&socket).map_err(|cause| ("mapping the ring", cause)))
+            .and_then(|ring| match promiscuous(&socket, index) {
+                Ok(()) => Ok(ring),
+                Err(cause) => Err(("promiscuous mode", cause)),
+            })
+            .and_then(|ring| match bind(&socket, index) {
+                Ok(()) => Ok(ring),
+                Err(cause) => Err(("binding", cause)),
+            });
+        let ring = match ring {
+            Ok(ring) => ring,
+            Err((what, cause)) => {
+                // Without ring, so that it can have one at the next attempt.
+                // SAFETY: all-zero is a valid value of this plain structure.
+                let none: libc::tpacket_req3 = unsafe { mem::zeroed() };
+                let _ = set(&socket, libc::PACKET_RX_RING, &none);
+                return Err((socket, interface, what, cause));
+            }
+        };
         Ok(Self {
             socket,
-            interface: name,
+            interface,
             ring,
             block: 0,
             left: 0,

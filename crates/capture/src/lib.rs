@@ -15,10 +15,10 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-pub use afpacket::AfPacket;
+pub use afpacket::{AfPacket, Standby};
 pub use name::{Name, NameError};
 pub use pcap::{Pcap, PcapError};
-pub use xdp::{Attachment, Hook, Xdp, XdpName, XdpOptions};
+pub use xdp::{Attachment, Hook, Xdp, XdpName, XdpOptions, against_xdp};
 
 /// One captured Ethernet frame, VLAN tags in place.
 #[derive(Debug, Clone, Copy)]
@@ -54,7 +54,7 @@ pub struct Statistics {
 }
 
 /// Something that hands out captured frames.
-pub trait Source: Send {
+pub trait Source: Send + std::fmt::Debug {
     /// Waits at most `timeout` for frames and hands at most `max` of them to `each`.
     ///
     /// # Errors
@@ -196,7 +196,14 @@ fn available() -> String {
 /// When the text names another kind of source, or the socket cannot be used.
 pub fn take_over(text: &str, handed: Handed) -> Result<Box<dyn Source>, OpenError> {
     match text.parse()? {
-        Name::Interface(interface) => Ok(Box::new(AfPacket::take_over(&interface, handed)?)),
+        Name::Auto(interface) | Name::Interface(interface) => {
+            Ok(Box::new(AfPacket::take_over(&interface, handed)?))
+        }
+        Name::Xdp(XdpName { interface, .. }) => Err(OpenError::System {
+            interface,
+            what: "taking over an AF_XDP socket",
+            cause: io::ErrorKind::Unsupported.into(),
+        }),
         Name::File(path) => Err(OpenError::System {
             interface: path.display().to_string(),
             what: "taking over a recording",
@@ -205,13 +212,15 @@ pub fn take_over(text: &str, handed: Handed) -> Result<Box<dyn Source>, OpenErro
     }
 }
 
-/// Opens the source that `text` names.
+/// Opens the source that `text` names, an interface through `AF_PACKET`.
 ///
 /// # Errors
 /// When the text is no source, or the source cannot be opened.
 pub fn open(text: &str) -> Result<Box<dyn Source>, OpenError> {
     Ok(match text.parse()? {
-        Name::Interface(interface) => Box::new(AfPacket::open(&interface)?),
+        Name::Auto(interface)
+        | Name::Interface(interface)
+        | Name::Xdp(XdpName { interface, .. }) => Box::new(AfPacket::open(&interface)?),
         Name::File(path) => Box::new(Pcap::open(&path)?),
     })
 }

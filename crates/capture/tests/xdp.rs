@@ -77,7 +77,7 @@ fn inside() {
         (attachment.hook, attachment.zero_copy, attachment.queues),
         (Hook::Native, false, 2)
     );
-    let frames = xdp.frames(SMALL);
+    let frames = SMALL.frames(2);
     xdp.lend(producer.lend(frames));
     for round in 0..100u32 {
         for number in 0..50u32 {
@@ -120,12 +120,26 @@ fn inside() {
     send(b"after the flood");
     assert_eq!(read(&mut xdp, &producer, b"after the flood", 1).len(), 1);
 
+    // What reads it when nobody says how.
+    let against = |interface| capture::against_xdp(interface).unwrap();
+    assert!(against("tap0").unwrap().contains("veth"));
+    ip("link add bridge0 type bridge");
+    assert_eq!(against("bridge0"), None);
+    ip("addr add 10.9.1.1/24 dev bridge0");
+    assert!(against("bridge0").unwrap().contains("10.9.1.1"));
+    let all = XdpOptions::for_queues(name("tap0", None).queues().unwrap());
+    assert_eq!(
+        (all.entries, all.frames(2), name("tap0", Some(0)).queues().unwrap()),
+        (16_384, 65_536, 1)
+    );
+    assert_eq!(XdpOptions::for_queues(3).entries, 8192);
+
     // One reader of an interface.
     let second = Xdp::open(&name("tap0", None), SMALL, &memory).unwrap_err();
     assert!(matches!(&second, OpenError::XdpBusy { .. }), "{second}");
 
     // When it closes all frames are back, and packets go to the host.
-    let loans = xdp.close();
+    let (loans, _) = xdp.close();
     assert_eq!(loans.len(), frames as usize);
     let mut host = capture::open("afp:tap0").unwrap();
     send(b"to the host");
@@ -146,7 +160,7 @@ fn inside() {
     let mut one = Xdp::open(&name("tap0", Some(1)), SMALL, &memory).unwrap();
     one.lend(loans);
     assert_eq!(one.attachment().queues, 1);
-    let loans = one.close();
+    let (loans, _) = one.close();
     assert_eq!(loans.len(), frames as usize);
 
     // An interface whose driver has no hook.
@@ -167,10 +181,19 @@ fn inside() {
     while gone.burst(64, Duration::from_millis(20), &mut |_, _| {}).is_ok() {
         assert!(Instant::now() < deadline, "the interface that is gone goes unnoticed");
     }
-    assert_eq!(gone.close().len(), frames as usize);
+    let (loans, standby) = gone.close();
+    assert_eq!(loans.len(), frames as usize);
     let missing =
         Xdp::open(&name("tap0", None), SMALL, &producer.memory()).unwrap_err().to_string();
-    assert_eq!(missing, "tap0: no such interface; here are: lo");
+    assert_eq!(missing, "tap0: no such interface; here are: bridge0, lo");
+
+    // What is left goes on when the interface is there again.
+    let (standby, error) = standby.start().unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+    ip("link add tap0 type veth peer name gen1");
+    ip("link set tap0 up");
+    ip("link set gen1 up");
+    assert!(standby.start().is_ok());
 }
 
 #[test]

@@ -23,6 +23,11 @@ impl OwnedFrames {
         Ok(Self { fd, map })
     }
 
+    /// Length in bytes.
+    pub(crate) const fn len(&self) -> usize {
+        self.map.len()
+    }
+
     /// Address of byte `offset`, for `len` bytes.
     ///
     /// # Panics

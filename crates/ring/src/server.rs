@@ -23,6 +23,7 @@ use crate::clock::coarse_now;
 use crate::error::ServerError;
 use crate::frames::OwnedFrames;
 use crate::handshake::{ABI, ANY_SET, Answer, Hello, MAX_MESSAGE, Refusal, Role};
+use crate::lending::Memory;
 use crate::peer::Peer;
 use crate::producer::{Command, Producer, Share};
 use crate::queue::{QueueMap, Ring};
@@ -191,6 +192,44 @@ pub struct Server {
     left: bool,
 }
 
+/// The frames of a balancer that is yet to be: for sources that need their memory before there are queues.
+#[derive(Debug)]
+pub struct Region {
+    frames: Arc<OwnedFrames>,
+    per_thread: u32,
+    frame_size: u32,
+}
+
+impl Region {
+    /// Makes the frames that a server with these options has.
+    ///
+    /// # Errors
+    /// When there is not that much memory.
+    pub fn new(options: &ServerOptions) -> Result<Self, ServerError> {
+        let per_thread = options.frames_per_producer();
+        let bytes = per_thread * u64::from(options.producers) * u64::from(options.frame_size);
+        let len = usize::try_from(bytes).unwrap_or(usize::MAX);
+        let failed =
+            |e: Errno| ServerError::Memory { what: "packet frames", len, source: e.into() };
+        Ok(Self {
+            frames: Arc::new(OwnedFrames::new(len).map_err(failed)?),
+            per_thread: u32::try_from(per_thread).unwrap_or(u32::MAX),
+            frame_size: options.frame_size,
+        })
+    }
+
+    /// The memory of the ingest thread with this number.
+    ///
+    /// # Panics
+    /// When there is no such thread.
+    pub fn memory(&self, thread: u32) -> Memory {
+        let len = self.per_thread as usize * self.frame_size as usize;
+        let first = len * thread as usize;
+        assert!(first + len <= self.frames.len(), "no ingest thread {thread}");
+        Memory { frames: Arc::clone(&self.frames), first, len, frame_size: self.frame_size }
+    }
+}
+
 /// What makes a process the balancer of its cluster: its lock and its control socket.
 #[derive(Debug)]
 pub struct Claim {
@@ -212,11 +251,12 @@ impl Server {
         options: ServerOptions,
         instance: [u8; 16],
     ) -> Result<(Self, Vec<Producer>), ServerError> {
-        Self::succeed(options, instance, None)
+        Self::succeed(options, instance, None, None)
     }
 
     /// As [`Server::bind`], with the `claim` of a predecessor, whose lock covers both processes and whose
-    /// control socket goes on with the connections that wait in it.
+    /// control socket goes on with the connections that wait in it; and with a `region` that was made for
+    /// the same options.
     ///
     /// # Errors
     /// As [`Server::bind`].
@@ -224,6 +264,7 @@ impl Server {
         options: ServerOptions,
         instance: [u8; 16],
         claim: Option<Claim>,
+        region: Option<Region>,
     ) -> Result<(Self, Vec<Producer>), ServerError> {
         let queues = options.queues();
         if queues == 0 || queues > abi::MAX_QUEUES {
@@ -242,13 +283,11 @@ impl Server {
             }
             None => (take_lock(&options)?, listen(&path, options.group)?),
         };
-        let len = usize::try_from(frames_len).unwrap_or(usize::MAX);
-        let frames = OwnedFrames::new(len).map_err(|e| ServerError::Memory {
-            what: "packet frames",
-            len,
-            source: e.into(),
-        })?;
-        let frames = Arc::new(frames);
+        let region = match region {
+            Some(region) if region.frames.len() as u64 == frames_len => region,
+            _ => Region::new(&options)?,
+        };
+        let frames = region.frames;
         let mut threads = Vec::new();
         let mut producers = Vec::new();
         for index in 0..options.producers {

@@ -7,6 +7,7 @@
 //! process, however it ends.
 
 mod bpf;
+mod choice;
 mod socket;
 
 use std::fmt;
@@ -17,8 +18,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use shm::{Loan, Memory, Piece};
 
 pub use bpf::Hook;
+pub use choice::against_xdp;
 
-use crate::afpacket::Membership;
+use crate::afpacket::Standby;
 use crate::{Burst, OpenError, Statistics};
 use bpf::{Attached, SocketMap};
 use socket::{Binding, Socket};
@@ -37,6 +39,18 @@ pub struct XdpName {
     pub queue: Option<u32>,
 }
 
+impl XdpName {
+    /// Receive queues that this names.
+    ///
+    /// # Errors
+    /// When the interface does not exist or the process may not capture.
+    pub fn queues(&self) -> Result<u32, OpenError> {
+        let (standby, _) = Standby::join(&self.interface)?;
+        let all = standby.receive_queues().clamp(1, MAX_QUEUES);
+        Ok(if self.queue.is_some() { 1 } else { all })
+    }
+}
+
 /// Sizes of an AF_XDP source.
 #[derive(Debug, Clone, Copy)]
 pub struct XdpOptions {
@@ -46,9 +60,17 @@ pub struct XdpOptions {
     pub zero_copy: bool,
 }
 
-impl Default for XdpOptions {
-    fn default() -> Self {
-        Self { entries: 16_384, zero_copy: true }
+impl XdpOptions {
+    /// Rings of 16,384 entries for one receive queue, shorter ones for several: together they hold 65,536
+    /// frames at most.
+    pub fn for_queues(queues: u32) -> Self {
+        let share = 32_768 / queues.clamp(1, MAX_QUEUES);
+        Self { entries: (1 << share.ilog2()).min(16_384), zero_copy: true }
+    }
+
+    /// Frames that `queues` receive queues use: what the kernel may hold in both rings of each.
+    pub const fn frames(self, queues: u32) -> u32 {
+        2 * self.entries * queues
     }
 }
 
@@ -127,7 +149,7 @@ pub struct Xdp {
     _program: Attached,
     _map: SocketMap,
     sockets: Vec<Socket>,
-    _promiscuous: Membership,
+    standby: Standby,
     attachment: Attachment,
     lent: Lent,
     /// Frames that are here and not with the kernel.
@@ -148,7 +170,7 @@ impl Xdp {
     /// When the interface does not exist, another program is on it, or the process may not do this.
     pub fn open(name: &XdpName, options: XdpOptions, memory: &Memory) -> Result<Self, OpenError> {
         let interface = name.interface.as_str();
-        let (membership, index) = Membership::join(interface)?;
+        let (standby, index) = Standby::join(interface)?;
         let number = index.unsigned_abs();
         let failed = |what: &'static str| {
             let interface = interface.to_owned();
@@ -158,7 +180,7 @@ impl Xdp {
                 _ => OpenError::System { interface, what, cause },
             }
         };
-        let queues = membership.receive_queues(&name.interface).clamp(1, MAX_QUEUES);
+        let queues = standby.receive_queues().clamp(1, MAX_QUEUES);
         let wanted = match name.queue {
             Some(queue) if queue >= queues => {
                 return Err(OpenError::NoQueue { interface: interface.to_owned(), queue, queues });
@@ -200,7 +222,7 @@ impl Xdp {
             _program: program,
             _map: map,
             sockets,
-            _promiscuous: membership,
+            standby,
             attachment,
             lent: Lent::new(memory),
             spare: Vec::new(),
@@ -216,11 +238,6 @@ impl Xdp {
         self.attachment
     }
 
-    /// Frames that this source can use.
-    pub fn frames(&self, options: XdpOptions) -> u32 {
-        self.attachment.queues * 2 * options.entries
-    }
-
     /// Receives into these frames from now on.
     pub fn lend(&mut self, loans: impl IntoIterator<Item = Loan>) {
         for loan in loans {
@@ -230,10 +247,16 @@ impl Xdp {
         self.refill();
     }
 
-    /// Closes the source; all its frames come back.
-    pub fn close(mut self) -> Vec<Loan> {
-        self.sockets.clear();
-        self.lent.remove_all()
+    /// Closes the source; all its frames come back, and a packet socket that can go on with the interface.
+    pub fn close(self) -> (Vec<Loan>, Standby) {
+        let Self { mut lent, standby, sockets, .. } = self;
+        drop(sockets);
+        (lent.remove_all(), standby)
+    }
+
+    /// Packets that have come and were not handed out, at most.
+    pub fn waiting(&mut self) -> usize {
+        self.sockets.iter_mut().map(|socket| socket.waiting() as usize).sum()
     }
 
     /// Gives spare frames to the kernel, to each queue its part.
