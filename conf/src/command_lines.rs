@@ -22,11 +22,14 @@ pub fn zbalance(station: &Station) -> Result<Vec<String>, Problem> {
     }
     let source = |interface: &String| {
         let bare = !["zc:", "xdp:", "afp:", "pcap:"].iter().any(|p| interface.starts_with(p));
-        if bare && station.backend == IngestBackend::PfRing {
-            format!("zc:{interface}")
-        } else {
-            interface.clone()
-        }
+        let prefix = match station.backend {
+            IngestBackend::PfRing => "zc:",
+            IngestBackend::Xdp => "xdp:",
+            IngestBackend::AfPacket => "afp:",
+            IngestBackend::Pcap => "pcap:",
+            IngestBackend::Auto => "",
+        };
+        if bare { format!("{prefix}{interface}") } else { interface.clone() }
     };
     let sources: Vec<String> = station.interfaces.iter().map(source).collect();
     let count = station.placement.core_count;
