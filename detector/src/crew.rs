@@ -61,6 +61,20 @@ impl Post {
     }
 }
 
+/// Whether every worker has moved since the last time that all of them had: what the service manager's
+/// watchdog is told.
+pub fn all_move(posts: Vec<Arc<Post>>) -> impl FnMut() -> bool {
+    let mut before = vec![0; posts.len()];
+    move || {
+        let now: Vec<u64> = posts.iter().map(|post| post.beats.load(Relaxed)).collect();
+        let alive = now.iter().zip(&before).all(|(now, before)| now != before);
+        if alive {
+            before = now;
+        }
+        alive
+    }
+}
+
 /// How a worker ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
@@ -277,15 +291,17 @@ mod tests {
     use crate::candidates::Candidates;
     use crate::outlets::Discard;
     use std::collections::VecDeque;
+    use std::sync::mpsc::{Receiver, channel};
 
     /// A source whose bursts follow a script; an empty script is its end.
     struct Scripted(VecDeque<Act>);
 
-    #[derive(Clone, Copy)]
     enum Act {
         Frame,
         Panic,
         Fail,
+        /// Does not come back until the other end is dropped.
+        Hang(Receiver<()>),
     }
 
     impl FrameSource for Scripted {
@@ -301,6 +317,10 @@ mod tests {
                 }
                 Some(Act::Panic) => panic!("planted"),
                 Some(Act::Fail) => Err(io::ErrorKind::BrokenPipe.into()),
+                Some(Act::Hang(until)) => {
+                    assert!(until.recv().is_err());
+                    Ok(Burst::Frames(0))
+                }
                 None => Ok(Burst::Ended),
             }
         }
@@ -379,5 +399,45 @@ mod tests {
             assert_eq!(worker.join().unwrap(), End::Stopped);
         });
         assert!(matches!(&*recipe.post.state.lock(), SourceState::Waiting(_)));
+    }
+
+    /// The watchdog hears nothing while one of two workers hangs within its source, and hears again when
+    /// that goes on.
+    #[test]
+    fn a_worker_that_hangs_is_no_proof_of_life() {
+        let (hold, until) = channel();
+        // Without sources, it tries again and again.
+        let waiting = recipe(vec![]);
+        let hanging = recipe(vec![vec![Act::Frame, Act::Hang(until), Act::Fail]]);
+        let posts = [&waiting, &hanging].map(|recipe| Arc::clone(&recipe.post));
+        let reaches = |post: &Post, beats: u64| {
+            while post.beats.load(Relaxed) < beats {
+                std::thread::yield_now();
+            }
+        };
+        let moved = |post: &Post| reaches(post, post.beats.load(Relaxed) + 1);
+        std::thread::scope(|scope| {
+            let workers = [&waiting, &hanging].map(|one| scope.spawn(|| one.supervise(None)));
+            // The second beat comes before the second burst, from which it does not come back.
+            reaches(&posts[1], 2);
+            let (mut one, mut both) = (all_move(posts[..1].to_vec()), all_move(posts.to_vec()));
+            moved(&posts[0]);
+            assert!(one() && both(), "both have moved since the start");
+            for _ in 0..3 {
+                moved(&posts[0]);
+                assert!(one(), "this one works");
+                assert!(!both(), "the other hangs");
+            }
+            drop(hold);
+            moved(&posts[1]);
+            moved(&posts[0]);
+            assert!(both(), "it goes on");
+            for recipe in [&waiting, &hanging] {
+                recipe.stop.store(true, Relaxed);
+            }
+            for worker in workers {
+                assert_eq!(worker.join().unwrap(), End::Stopped);
+            }
+        });
     }
 }

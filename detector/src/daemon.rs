@@ -344,7 +344,7 @@ impl Detector {
         if !replay {
             self.sources_attached().await;
         }
-        let guard = tokio::spawn(watch_over(self.desk.posts.clone()));
+        let guard = tokio::spawn(process::watchdog(crew::all_move(self.desk.posts.clone())));
         let mut superseded = self.wait_for_successor();
         if output::is_reference() {
             tokio::spawn(tell_of_broken_pipes());
@@ -681,20 +681,6 @@ fn opener(arguments: &Arguments, queue: usize) -> Box<OpenSource> {
             Box::new(move || Ok(source::queue(cluster, queue, spin)))
         }
     }
-}
-
-/// Tells the service manager that every worker is alive, as long as that is so.
-async fn watch_over(posts: Vec<Arc<Post>>) {
-    let mut before = vec![0; posts.len()];
-    process::watchdog(move || {
-        let now: Vec<u64> = posts.iter().map(|post| post.beats.load(Ordering::Relaxed)).collect();
-        let alive = now.iter().zip(&before).all(|(now, before)| now != before);
-        if alive {
-            before = now;
-        }
-        alive
-    })
-    .await;
 }
 
 /// The reference's line about a reader that went away; nothing else comes of the signal.
