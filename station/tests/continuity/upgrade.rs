@@ -41,18 +41,23 @@ async fn run(dir: &Path) {
     streams.extend(dtls);
     let tunnels = Tunnels::start(streams, Duration::from_millis(200));
     let connections = Arc::new(Connections::default());
-    let connecting = tokio::spawn(connect(client, Arc::clone(&connections)));
+    let begin = Instant::now();
+    let connecting = tokio::spawn(connect(client, Arc::clone(&connections), begin));
     for daemon in ["application", "detector", "registrar", "zbalance"] {
         tokio::time::sleep(Duration::from_secs(2)).await;
         let old = load::pid(dir, daemon).await;
-        let start = Instant::now();
+        let start = begin.elapsed();
         let output = upgrade(dir, daemon);
-        let took = start.elapsed().as_millis();
+        let took = (begin.elapsed() - start).as_millis();
         assert!(output.status.success(), "{daemon}: {output:?}");
         let new = load::pid(dir, daemon).await;
         assert_ne!(old, new, "{daemon}");
         let (good, bad) = (connections.good.load(Relaxed), connections.bad.load(Relaxed));
-        println!("measured {daemon}: replaced in {took} ms; {good} connections so far, {bad} bad");
+        println!(
+            "measured {daemon}: replaced in {took} ms, {:.3} s after the first connection; {good} connections \
+             so far, {bad} bad",
+            start.as_secs_f32()
+        );
         if daemon == "application" {
             // Its tunnels are still open, so the old process lives.
             assert!(Path::new(&format!("/proc/{old}/status")).exists(), "the old process left");
@@ -79,17 +84,13 @@ fn upgrade(dir: &Path, daemon: &str) -> std::process::Output {
 }
 
 /// Connects on and on, with a registration for each connection.
-async fn connect(client: Client, connections: Arc<Connections>) {
+async fn connect(client: Client, connections: Arc<Connections>, start: Instant) {
     let mut ticks = tokio::time::interval(Duration::from_millis(1000 / CONNECTIONS));
     loop {
         ticks.tick().await;
         let (client, connections) = (client.clone(), Arc::clone(&connections));
         tokio::spawn(async move {
-            let outcome = async {
-                let mut stream = load::open(&client).await?;
-                load::round(&mut stream).await.map_err(|error| format!("echo: {error}"))
-            };
-            match outcome.await {
+            match attempt(&client, start).await {
                 Ok(()) => connections.good.fetch_add(1, Relaxed),
                 Err(error) => {
                     eprintln!("a connection failed: {error}");
@@ -98,4 +99,17 @@ async fn connect(client: Client, connections: Arc<Connections>) {
             };
         });
     }
+}
+
+/// One connection and one message. What fails says when each step was, to be compared with what happened to
+/// the station at that time.
+async fn attempt(client: &Client, start: Instant) -> Result<(), String> {
+    let at = || start.elapsed().as_secs_f32();
+    let begun = at();
+    let opened = load::open(client).await;
+    let open = at();
+    let mut stream = opened.map_err(|e| format!("begun at {begun:.3} s, at {open:.3} s: {e}"))?;
+    load::round(&mut stream).await.map_err(|error| {
+        format!("begun at {begun:.3} s, open at {open:.3} s, at {:.3} s echo: {error}", at())
+    })
 }
