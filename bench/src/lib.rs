@@ -32,6 +32,8 @@ pub const ROWS: &[(&str, MakeRow)] = &[
     ("detector-floor", || Ok(detector::floor())),
     ("ring-handover", || Ok(ring::handover())),
     ("tag-miss", || Ok(tag::miss())),
+    ("tag-miss-portable", || Ok(tag::miss_portable())),
+    ("tag-second-key", || Ok(tag::second_key())),
     ("relay", relaying::row),
     ("registrations", registrations::alone),
     ("registrations-sinks", registrations::with_sinks),

@@ -1,6 +1,7 @@
 //! Elligator 2 over Curve25519 with non-square 2 (`spec/core.md` 7.1, `spec/detector.md` 8.2).
 
 use crate::field::Element;
+use curve::{Kernel, LANES};
 
 /// The two top bits of byte 31 of a representative are free: senders draw them at random.
 pub const FREE_BITS: u8 = 0xc0;
@@ -29,6 +30,23 @@ pub fn decode(representative: &[u8; 32]) -> [u8; 32] {
     let v = -(a * inverse_d);
     let non_square = u8::from(!(character - Element::ONE).is_zero());
     v.select(-v - a, non_square).to_bytes()
+}
+
+/// [`decode`] for every representative, in place, several at a time where `kernel` is faster than one after
+/// the other.
+pub fn decode_all(kernel: Option<Kernel>, representatives: &mut [[u8; 32]]) {
+    for chunk in representatives.chunks_mut(LANES) {
+        if let Some(kernel) = kernel.filter(|_| chunk.len() > 1) {
+            let mut lanes = [[0; 32]; LANES];
+            lanes[..chunk.len()].copy_from_slice(chunk);
+            kernel.decode(&mut lanes);
+            chunk.copy_from_slice(&lanes[..chunk.len()]);
+        } else {
+            for representative in chunk {
+                *representative = decode(representative);
+            }
+        }
+    }
 }
 
 /// The two representatives of the u-coordinate `u`, the roots of `-u/(2(u+A))` and of
@@ -68,6 +86,18 @@ mod tests {
             let r = Element::from_bytes(&bare);
             let canonical = if r.is_non_negative() { r } else { -r }.to_bytes();
             prop_assert!(found.contains(&canonical));
+        }
+
+        #[test]
+        fn many_decode_as_one_after_the_other(
+            representatives in proptest::collection::vec(any::<[u8; 32]>(), 0..20),
+        ) {
+            let one_by_one: Vec<[u8; 32]> = representatives.iter().map(decode).collect();
+            for kernel in [None, Kernel::detect(), Some(Kernel::Plain)] {
+                let mut all = representatives.clone();
+                decode_all(kernel, &mut all);
+                prop_assert_eq!(&all, &one_by_one);
+            }
         }
 
         #[test]

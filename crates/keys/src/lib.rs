@@ -17,6 +17,7 @@ mod station;
 mod stream;
 mod version;
 
+pub use curve::Kernel;
 pub use pair::{KeyPair, z85};
 pub use port::{OBFS4_PORTS, PORTS, seeded_port};
 pub use secret::{

@@ -2,6 +2,7 @@
 
 use crate::locked::Locked;
 use aws_lc_rs::agreement::{self, PrivateKey, UnparsedPublicKey, X25519};
+use curve::{Kernel, LANES};
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -84,6 +85,25 @@ impl StationKey {
     /// known to everybody.
     pub fn agree(&self, u: &[u8; 32]) -> Option<Zeroizing<[u8; 32]>> {
         exchange(&self.agreement, u)
+    }
+
+    /// `X25519(key, u)` for every point, in place, several at a time where `kernel` is faster than one after
+    /// the other. What became all zero was a point of low order.
+    pub fn agree_all(&self, kernel: Option<Kernel>, points: &mut [[u8; 32]]) {
+        /// Points from which on a ladder of [`LANES`] lanes is faster.
+        const WORTHWHILE: usize = 3;
+        for chunk in points.chunks_mut(LANES) {
+            if let Some(kernel) = kernel.filter(|_| chunk.len() >= WORTHWHILE) {
+                let mut lanes = Zeroizing::new([[0; 32]; LANES]);
+                lanes[..chunk.len()].copy_from_slice(chunk);
+                kernel.multiply(self.private.expose(), &mut lanes);
+                chunk.copy_from_slice(&lanes[..chunk.len()]);
+            } else {
+                for point in chunk {
+                    *point = self.agree(point).map_or([0; 32], |secret| *secret);
+                }
+            }
+        }
     }
 }
 
@@ -238,6 +258,30 @@ mod tests {
             free_bits[usize::from(client.representative()[31] >> 6)] += 1;
         }
         assert!(free_bits.iter().all(|&count| count > 0), "{free_bits:?}");
+    }
+
+    #[test]
+    fn many_agree_as_one_after_the_other() {
+        let mut rng = ChaCha20Rng::seed_from_u64(7);
+        let mut draw = || {
+            let mut bytes = [0; 32];
+            rand_core::Rng::fill_bytes(&mut rng, &mut bytes);
+            bytes
+        };
+        let key = StationKey::from_private(&draw()).unwrap();
+        for count in 0..20 {
+            let mut points: Vec<[u8; 32]> = (0..count).map(|_| draw()).collect();
+            if let Some(point) = points.get_mut(1) {
+                *point = [0; 32];
+            }
+            let one_by_one: Vec<[u8; 32]> =
+                points.iter().map(|u| key.agree(u).map_or([0; 32], |secret| *secret)).collect();
+            for kernel in [None, Kernel::detect(), Some(Kernel::Plain)] {
+                let mut all = points.clone();
+                key.agree_all(kernel, &mut all);
+                assert_eq!(all, one_by_one, "{kernel:?}");
+            }
+        }
     }
 
     #[test]

@@ -6,7 +6,8 @@ use crate::layout::{
 };
 use crate::payload;
 use crate::stego;
-use keys::{DecoyKeys, StationKey, elligator};
+use keys::{DecoyKeys, Kernel, StationKey, elligator};
+use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 /// Why a payload carries no registration. Later steps compare greater: with several station keys
@@ -50,7 +51,8 @@ impl std::fmt::Debug for Tag {
     }
 }
 
-/// What does not depend on a station key.
+/// What does not depend on a station key: the representative, later the point that it stands for, and the
+/// sealed fixed-size part.
 struct Opening {
     u: [u8; 32],
     fixed: [u8; FIXED + GCM_TAG],
@@ -63,12 +65,18 @@ const BATCH: usize = 16;
 #[derive(Debug, Clone)]
 pub struct TagChecker {
     keys: Vec<StationKey>,
+    kernel: Option<Kernel>,
 }
 
 impl TagChecker {
-    /// A checker that tries `keys` in this order.
-    pub const fn new(keys: Vec<StationKey>) -> Self {
-        Self { keys }
+    /// A checker that tries `keys` in this order, with the fastest code that this processor has.
+    pub fn new(keys: Vec<StationKey>) -> Self {
+        Self { keys, kernel: Kernel::detect() }
+    }
+
+    /// A checker with this code for several points at a time; `None` takes one after the other.
+    pub const fn with_kernel(keys: Vec<StationKey>, kernel: Option<Kernel>) -> Self {
+        Self { keys, kernel }
     }
 
     /// The keys, in order.
@@ -81,10 +89,12 @@ impl TagChecker {
     /// # Errors
     /// The first step that fails; with several keys the furthest one.
     pub fn check(&self, payload: &[u8]) -> Result<Tag, Reject> {
-        let opening = opening(payload)?;
+        let mut opening = opening(payload)?;
+        opening.u = elligator::decode(&opening.u);
         let mut furthest = None;
         for (key_index, key) in self.keys.iter().enumerate() {
-            match try_key(key, key_index, payload, &opening) {
+            let secret = key.agree(&opening.u).ok_or(Reject::LowOrder);
+            match secret.and_then(|secret| try_secret(secret, key_index, payload, &opening)) {
                 Ok(tag) => return Ok(tag),
                 Err(reject) => furthest = furthest.max(Some(reject)),
             }
@@ -100,24 +110,50 @@ impl TagChecker {
         mut each: impl FnMut(usize, Result<Tag, Reject>),
     ) {
         for (chunk_index, chunk) in payloads.chunks(BATCH).enumerate() {
-            let openings: [Option<Opening>; BATCH] =
-                std::array::from_fn(|i| chunk.get(i).and_then(|payload| opening(payload).ok()));
             let mut results: [Option<Result<Tag, Reject>>; BATCH] = std::array::from_fn(|_| None);
-            for (key_index, key) in self.keys.iter().enumerate() {
-                for ((payload, opening), result) in chunk.iter().zip(&openings).zip(&mut results) {
-                    let (Some(opening), false) = (opening, matches!(result, Some(Ok(_)))) else {
-                        continue;
-                    };
-                    let tried = try_key(key, key_index, payload, opening);
-                    *result = Some(match (tried, result.take()) {
-                        (Err(now), Some(Err(before))) => Err(now.max(before)),
-                        (tried, _) => tried,
-                    });
-                }
-            }
-            for (i, result) in results.into_iter().enumerate().take(chunk.len()) {
-                let none = if openings[i].is_some() { Reject::FixedAuth } else { Reject::TooShort };
+            self.check_chunk(chunk, &mut results);
+            for (i, (payload, result)) in chunk.iter().zip(results).enumerate() {
+                let is_candidate = payload.len() >= MIN_PAYLOAD;
+                let none = if is_candidate { Reject::FixedAuth } else { Reject::TooShort };
                 each(chunk_index * BATCH + i, result.unwrap_or(Err(none)));
+            }
+        }
+    }
+
+    /// Checks at most [`BATCH`] payloads; those that are too short keep no result.
+    fn check_chunk(&self, chunk: &[&[u8]], results: &mut [Option<Result<Tag, Reject>>; BATCH]) {
+        let candidates = chunk.iter().enumerate();
+        let (mut open, mut openings): (Vec<usize>, Vec<Opening>) =
+            candidates.filter_map(|(i, payload)| Some((i, opening(payload).ok()?))).unzip();
+        let mut points: Vec<[u8; 32]> = openings.iter().map(|opening| opening.u).collect();
+        elligator::decode_all(self.kernel, &mut points);
+        for (opening, point) in openings.iter_mut().zip(&points) {
+            opening.u = *point;
+        }
+        for (key_index, key) in self.keys.iter().enumerate() {
+            let mut secrets = Zeroizing::new(points.clone());
+            key.agree_all(self.kernel, &mut secrets);
+            let mut found = false;
+            for ((i, opening), secret) in open.iter().zip(&openings).zip(secrets.iter()) {
+                let secret = Zeroizing::new(*secret);
+                let tried = if bool::from(secret.ct_eq(&[0; 32])) {
+                    Err(Reject::LowOrder)
+                } else {
+                    try_secret(secret, key_index, chunk[*i], opening)
+                };
+                found |= tried.is_ok();
+                results[*i] = Some(match (tried, results[*i].take()) {
+                    (Err(now), Some(Err(before))) => Err(now.max(before)),
+                    (tried, _) => tried,
+                });
+            }
+            if found {
+                // What one key opens no other needs to try.
+                let is_found = |i: &usize| matches!(results[*i], Some(Ok(_)));
+                let mut left = open.iter().map(|i| !is_found(i));
+                openings.retain(|_| left.next().unwrap_or(false));
+                open.retain(|i| !is_found(i));
+                points = openings.iter().map(|opening| opening.u).collect();
             }
         }
     }
@@ -132,18 +168,16 @@ fn opening(payload: &[u8]) -> Result<Opening, Reject> {
     stego::decode(tail, &mut secret);
     let mut opening = Opening { u: [0; REPRESENTATIVE], fixed: [0; FIXED + GCM_TAG] };
     opening.u.copy_from_slice(&secret[..REPRESENTATIVE]);
-    opening.u = elligator::decode(&opening.u);
     opening.fixed.copy_from_slice(&secret[REPRESENTATIVE..]);
     Ok(opening)
 }
 
-fn try_key(
-    key: &StationKey,
+fn try_secret(
+    shared_secret: Zeroizing<[u8; 32]>,
     key_index: usize,
     payload: &[u8],
     opening: &Opening,
 ) -> Result<Tag, Reject> {
-    let shared_secret = key.agree(&opening.u).ok_or(Reject::LowOrder)?;
     let keys = DecoyKeys::new(&*shared_secret);
     let mut sealed = opening.fixed;
     let fixed = open(&keys.fixed, &mut sealed).ok_or(Reject::FixedAuth)?;

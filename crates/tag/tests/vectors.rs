@@ -1,7 +1,7 @@
 //! Every case of `detector-stego.json`, `detector-tags.json` and `detector-upstream.json`, and the
 //! decoy registrations of `core-keys.json`.
 
-use keys::StationKey;
+use keys::{Kernel, StationKey};
 use std::net::IpAddr;
 use tag::{MIN_PAYLOAD, Reject, Tag, TagChecker, registration_message};
 use vectors::{Tally, Value, hex, load};
@@ -98,17 +98,20 @@ fn detector_tags() {
         let other = [0x17u8; 200];
         let mut batch = vec![other.as_slice(); 20];
         batch[17] = &payload;
-        let mut seen = 0;
-        checker.check_batch(&batch, |i, outcome| {
-            assert_eq!(i, seen, "in order");
-            seen += 1;
-            if i == 17 {
-                assert_eq!(outcome, result, "{}", case["name"]);
-            } else {
-                assert_eq!(outcome, Err(Reject::FixedAuth));
-            }
-        });
-        assert_eq!(seen, 20);
+        for kernel in [None, Kernel::detect(), Some(Kernel::Plain)] {
+            let checker = TagChecker::with_kernel(checker.keys().to_vec(), kernel);
+            let mut seen = 0;
+            checker.check_batch(&batch, |i, outcome| {
+                assert_eq!(i, seen, "in order");
+                seen += 1;
+                if i == 17 {
+                    assert_eq!(outcome, result, "{} with {kernel:?}", case["name"]);
+                } else {
+                    assert_eq!(outcome, Err(Reject::FixedAuth));
+                }
+            });
+            assert_eq!(seen, 20);
+        }
         let expect = case.get("hardened_expect").unwrap_or(&case["expect"]);
         match (expect.as_str().unwrap(), result) {
             ("accept", Ok(tag)) => accepted(case, &tag),
