@@ -7,6 +7,7 @@
 mod detector;
 mod dtls;
 mod foreign;
+mod hash;
 mod http;
 pub mod idle;
 pub mod loopback;
@@ -31,7 +32,10 @@ pub const ROWS: &[(&str, MakeRow)] = &[
     ("detector-uninteresting", || Ok(detector::uninteresting())),
     ("detector-floor", || Ok(detector::floor())),
     ("ring-handover", || Ok(ring::handover())),
+    ("hash-ip", || Ok(hash::ip())),
+    ("hash-auto", || Ok(hash::auto())),
     ("tag-miss", || Ok(tag::miss())),
+    ("tag-miss-avx2", tag::miss_avx2),
     ("tag-miss-portable", || Ok(tag::miss_portable())),
     ("tag-second-key", || Ok(tag::second_key())),
     ("relay", relaying::row),

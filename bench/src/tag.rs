@@ -59,6 +59,14 @@ pub(crate) fn miss() -> Row {
     against_dalek(keys::Kernel::detect())
 }
 
+/// The same with AVX2, whatever else there is.
+pub(crate) fn miss_avx2() -> Result<Row, String> {
+    if !keys::Kernel::Avx2.is_available() {
+        return Err("a processor with AVX2".to_owned());
+    }
+    Ok(against_dalek(Some(keys::Kernel::Avx2)))
+}
+
 /// The same, one point after the other.
 pub(crate) fn miss_portable() -> Row {
     against_dalek(None)

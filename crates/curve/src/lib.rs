@@ -1,17 +1,18 @@
 //! Curve25519 for many points at a time.
 //!
-//! A detector multiplies every candidate's point by the same station key, so that eight of them can go
+//! A detector multiplies every candidate's point by the same station key, so that several of them can go
 //! through one Montgomery ladder side by side: the scalar decides the same in every lane. Nothing branches
 //! or looks anything up by what is secret.
 //!
-//! The arithmetic is written once, over eight lanes of 64 bits and the multiply-add of 52-bit numbers that
-//! AVX-512 IFMA has. `unsafe` is only the choice of that kernel on a processor that has the instructions;
-//! everywhere the same code runs over plain integers, as the reference of its tests.
+//! The ladder is written once, over two kinds of arithmetic: eight lanes for the 52-bit multiply-add of
+//! AVX-512 IFMA, and four lanes for the 32-bit product of AVX2. `unsafe` is only the choice of code that the
+//! processor has the instructions for; the same code runs over plain integers in the tests, where it checks
+//! that nothing overflows.
 
 mod lanes;
 
-/// Points that go through together.
-pub const LANES: usize = 8;
+use lanes::{radix25, radix51};
+use zeroize::Zeroize;
 
 /// A coordinate or scalar, 32 bytes, little-endian.
 pub type Bytes = [u8; 32];
@@ -19,16 +20,20 @@ pub type Bytes = [u8; 32];
 /// Code for a kind of processor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kernel {
-    /// AVX-512 with the multiply-add of 52-bit integers.
+    /// AVX-512 with the multiply-add of 52-bit integers, eight points at a time.
     Ifma,
-    /// Plain integers: slower than one multiplication after the other, for tests.
-    Plain,
+    /// AVX2, four points at a time.
+    Avx2,
+    /// The code of [`Kernel::Ifma`] over plain integers: slow, for tests.
+    IfmaPlain,
+    /// The code of [`Kernel::Avx2`] over plain integers: slow, for tests.
+    Avx2Plain,
 }
 
 impl Kernel {
     /// The fastest that this processor has; `None` when multiplying one by one is faster.
     pub fn detect() -> Option<Self> {
-        Self::Ifma.is_available().then_some(Self::Ifma)
+        [Self::Ifma, Self::Avx2].into_iter().find(|kernel| kernel.is_available())
     }
 
     /// Whether this processor has the instructions.
@@ -39,23 +44,44 @@ impl Kernel {
                 std::arch::is_x86_feature_detected!("avx512f")
                     && std::arch::is_x86_feature_detected!("avx512ifma")
             }
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => std::arch::is_x86_feature_detected!("avx2"),
             #[cfg(not(target_arch = "x86_64"))]
-            Self::Ifma => false,
-            Self::Plain => true,
+            Self::Ifma | Self::Avx2 => false,
+            Self::IfmaPlain | Self::Avx2Plain => true,
         }
     }
 
-    /// `X25519(scalar, point)` for every point, in place. A point of low order gives all zeros.
+    /// Points that go through together.
+    pub const fn lanes(self) -> usize {
+        match self {
+            Self::Ifma | Self::IfmaPlain => radix51::plain::LANES,
+            Self::Avx2 | Self::Avx2Plain => radix25::plain::LANES,
+        }
+    }
+
+    /// `X25519(scalar, point)` for every point, in place. A point of low order gives all zeros. The last
+    /// points cost as much as a full set of lanes.
     ///
     /// # Panics
     /// When this processor does not have the instructions.
-    pub fn multiply(self, scalar: &Bytes, points: &mut [Bytes; LANES]) {
+    pub fn multiply(self, scalar: &Bytes, points: &mut [Bytes]) {
         assert!(self.is_available(), "{self:?} is not available");
         match self {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the processor has the instructions, as was just asserted.
-            Self::Ifma => unsafe { lanes::ifma::multiply(scalar, points) },
-            _ => lanes::plain::multiply(scalar, points),
+            Self::Ifma => {
+                in_lanes(points, |lanes| unsafe { radix51::ifma::multiply(scalar, lanes) })
+            }
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Self::Avx2 => {
+                in_lanes(points, |lanes| unsafe { radix25::avx2::multiply(scalar, lanes) })
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Ifma | Self::Avx2 => {}
+            Self::IfmaPlain => in_lanes(points, |lanes| radix51::plain::multiply(scalar, lanes)),
+            Self::Avx2Plain => in_lanes(points, |lanes| radix25::plain::multiply(scalar, lanes)),
         }
     }
 
@@ -64,13 +90,36 @@ impl Kernel {
     ///
     /// # Panics
     /// When this processor does not have the instructions.
-    pub fn decode(self, representatives: &mut [Bytes; LANES]) {
+    pub fn decode(self, representatives: &mut [Bytes]) {
         assert!(self.is_available(), "{self:?} is not available");
         match self {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the processor has the instructions, as was just asserted.
-            Self::Ifma => unsafe { lanes::ifma::decode(representatives) },
-            _ => lanes::plain::decode(representatives),
+            Self::Ifma => {
+                in_lanes(representatives, |lanes| unsafe { radix51::ifma::decode(lanes) })
+            }
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Self::Avx2 => {
+                in_lanes(representatives, |lanes| unsafe { radix25::avx2::decode(lanes) })
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Ifma | Self::Avx2 => {}
+            Self::IfmaPlain => in_lanes(representatives, radix51::plain::decode),
+            Self::Avx2Plain => in_lanes(representatives, radix25::plain::decode),
         }
+    }
+}
+
+/// Hands `all` to `work` in sets of `N`, the last of them filled up.
+fn in_lanes<const N: usize>(all: &mut [Bytes], work: impl Fn(&mut [Bytes; N])) {
+    let (sets, rest) = all.as_chunks_mut::<N>();
+    sets.iter_mut().for_each(&work);
+    if !rest.is_empty() {
+        let mut lanes = [[0; 32]; N];
+        lanes[..rest.len()].copy_from_slice(rest);
+        work(&mut lanes);
+        rest.copy_from_slice(&lanes[..rest.len()]);
+        lanes.zeroize();
     }
 }

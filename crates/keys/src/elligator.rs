@@ -1,7 +1,7 @@
 //! Elligator 2 over Curve25519 with non-square 2 (`spec/core.md` 7.1, `spec/detector.md` 8.2).
 
 use crate::field::Element;
-use curve::{Kernel, LANES};
+use curve::Kernel;
 
 /// The two top bits of byte 31 of a representative are free: senders draw them at random.
 pub const FREE_BITS: u8 = 0xc0;
@@ -35,17 +35,9 @@ pub fn decode(representative: &[u8; 32]) -> [u8; 32] {
 /// [`decode`] for every representative, in place, several at a time where `kernel` is faster than one after
 /// the other.
 pub fn decode_all(kernel: Option<Kernel>, representatives: &mut [[u8; 32]]) {
-    for chunk in representatives.chunks_mut(LANES) {
-        if let Some(kernel) = kernel.filter(|_| chunk.len() > 1) {
-            let mut lanes = [[0; 32]; LANES];
-            lanes[..chunk.len()].copy_from_slice(chunk);
-            kernel.decode(&mut lanes);
-            chunk.copy_from_slice(&lanes[..chunk.len()]);
-        } else {
-            for representative in chunk {
-                *representative = decode(representative);
-            }
-        }
+    match kernel {
+        Some(kernel) if representatives.len() > 1 => kernel.decode(representatives),
+        _ => representatives.iter_mut().for_each(|r| *r = decode(r)),
     }
 }
 
@@ -93,7 +85,7 @@ mod tests {
             representatives in proptest::collection::vec(any::<[u8; 32]>(), 0..20),
         ) {
             let one_by_one: Vec<[u8; 32]> = representatives.iter().map(decode).collect();
-            for kernel in [None, Kernel::detect(), Some(Kernel::Plain)] {
+            for kernel in [None, Kernel::detect(), Some(Kernel::Avx2Plain), Some(Kernel::IfmaPlain)] {
                 let mut all = representatives.clone();
                 decode_all(kernel, &mut all);
                 prop_assert_eq!(&all, &one_by_one);

@@ -2,7 +2,7 @@
 
 use crate::locked::Locked;
 use aws_lc_rs::agreement::{self, PrivateKey, UnparsedPublicKey, X25519};
-use curve::{Kernel, LANES};
+use curve::Kernel;
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -90,19 +90,20 @@ impl StationKey {
     /// `X25519(key, u)` for every point, in place, several at a time where `kernel` is faster than one after
     /// the other. What became all zero was a point of low order.
     pub fn agree_all(&self, kernel: Option<Kernel>, points: &mut [[u8; 32]]) {
-        /// Points from which on a ladder of [`LANES`] lanes is faster.
+        /// Points from which on a ladder for several of them is faster.
         const WORTHWHILE: usize = 3;
-        for chunk in points.chunks_mut(LANES) {
-            if let Some(kernel) = kernel.filter(|_| chunk.len() >= WORTHWHILE) {
-                let mut lanes = Zeroizing::new([[0; 32]; LANES]);
-                lanes[..chunk.len()].copy_from_slice(chunk);
-                kernel.multiply(self.private.expose(), &mut lanes);
-                chunk.copy_from_slice(&lanes[..chunk.len()]);
-            } else {
-                for point in chunk {
-                    *point = self.agree(point).map_or([0; 32], |secret| *secret);
-                }
+        let Some(kernel) = kernel else { return self.agree_one_by_one(points) };
+        for chunk in points.chunks_mut(kernel.lanes()) {
+            match chunk.len() {
+                WORTHWHILE.. => kernel.multiply(self.private.expose(), chunk),
+                _ => self.agree_one_by_one(chunk),
             }
+        }
+    }
+
+    fn agree_one_by_one(&self, points: &mut [[u8; 32]]) {
+        for point in points {
+            *point = self.agree(point).map_or([0; 32], |secret| *secret);
         }
     }
 }
@@ -276,7 +277,8 @@ mod tests {
             }
             let one_by_one: Vec<[u8; 32]> =
                 points.iter().map(|u| key.agree(u).map_or([0; 32], |secret| *secret)).collect();
-            for kernel in [None, Kernel::detect(), Some(Kernel::Plain)] {
+            for kernel in [None, Kernel::detect(), Some(Kernel::Avx2Plain), Some(Kernel::IfmaPlain)]
+            {
                 let mut all = points.clone();
                 key.agree_all(kernel, &mut all);
                 assert_eq!(all, one_by_one, "{kernel:?}");

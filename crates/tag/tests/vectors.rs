@@ -98,7 +98,7 @@ fn detector_tags() {
         let other = [0x17u8; 200];
         let mut batch = vec![other.as_slice(); 20];
         batch[17] = &payload;
-        for kernel in [None, Kernel::detect(), Some(Kernel::Plain)] {
+        for kernel in [None, Kernel::detect(), Some(Kernel::Avx2Plain), Some(Kernel::IfmaPlain)] {
             let checker = TagChecker::with_kernel(checker.keys().to_vec(), kernel);
             let mut seen = 0;
             checker.check_batch(&batch, |i, outcome| {
