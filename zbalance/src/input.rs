@@ -185,20 +185,17 @@ impl Input {
         Ok(true)
     }
 
-    /// Hands out what was begun and says where another process goes on. A source that cannot be shared hands
-    /// out what it has received, and what comes later is the successor's.
+    /// Hands out what was begun and says where another process goes on. A source that cannot be shared lets
+    /// go of its interface, which the successor reads in another way already, and hands out what it has.
     pub fn hand_over(&mut self, each: &mut dyn FnMut(Arrival<'_>)) -> Option<io::Result<Handed>> {
+        /// Packets that are still on their way through the kernel come within this time.
+        const LAST: Duration = Duration::from_millis(10);
         match self {
             Self::Copied(source) => source.hand_over(&mut |frame| each(Arrival::Copied(frame))),
             Self::InPlace(xdp) => {
+                xdp.detach();
                 let mut each = |pieces: &mut [Piece], time| each(Arrival::InPlace(pieces, time));
-                let mut left = xdp.waiting();
-                while left > 0 {
-                    match xdp.burst(left.min(64), Duration::ZERO, &mut each) {
-                        Ok(Burst::Frames(count)) if count > 0 => left = left.saturating_sub(count),
-                        _ => break,
-                    }
-                }
+                while let Ok(Burst::Frames(1..)) = xdp.burst(64, LAST, &mut each) {}
                 None
             }
             Self::Absent(_) => None,

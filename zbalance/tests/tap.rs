@@ -420,6 +420,37 @@ fn what_is_inside_a_tunnel_is_sent(dir: &Path, source: &str) {
     assert!(got == expected, "{got:02x?}");
 }
 
+/// One balancer follows another while packets come: none is lost, although an interface has one reader through
+/// AF_XDP.
+fn a_successor_of_af_xdp(dir: &Path) {
+    const COUNT: u32 = 3000;
+    let mut old = Process::balancer(dir, "-i xdp:tap0 -c 98 -n 1 -z");
+    old.says("zbalance: ready");
+    let mut consumer = consumer_of(dir, 0);
+    attach(&mut consumer);
+    let sending = std::thread::spawn(|| {
+        let sender = Sender::new(1);
+        for number in 0..COUNT {
+            sender.send(number..number + 1);
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    });
+    let (mut got, deadline) = (Vec::new(), Instant::now() + LIMIT);
+    while got.len() < 500 && Instant::now() < deadline {
+        take(&mut consumer, &mut got);
+    }
+    let mut new = Process::balancer(dir, "-i xdp:tap0 -c 98 -n 1 -z --take-over");
+    new.says("tap0: AF_PACKET; not AF_XDP: the predecessor has it");
+    while got.len() < COUNT as usize && Instant::now() < deadline {
+        take(&mut consumer, &mut got);
+    }
+    sending.join().unwrap();
+    assert_eq!(old.0.wait().unwrap().code(), Some(0));
+    let numbers: std::collections::BTreeSet<u32> = got.iter().map(|(_, number)| *number).collect();
+    assert_eq!((got.len(), numbers.len()), (COUNT as usize, COUNT as usize));
+    new.terminate();
+}
+
 /// The interface that AF_XDP reads is deleted and made again: the balancer goes on, without privilege.
 fn the_interface_of_af_xdp_goes_away(dir: &Path) {
     let sender = Sender::new(1);
@@ -569,6 +600,7 @@ fn inside() {
         what_is_inside_a_tunnel_is_sent(dir.path(), source);
         the_balancer_is_killed(dir.path(), source);
     }
+    a_successor_of_af_xdp(dir.path());
     the_interface_of_af_xdp_goes_away(dir.path());
     println!("all is balanced");
 }

@@ -145,8 +145,8 @@ impl Lent {
 /// One interface.
 #[derive(Debug)]
 pub struct Xdp {
-    // Dropped first: frames go on into the host again.
-    _program: Attached,
+    // Dropped first: packets go on into the host again.
+    program: Option<Attached>,
     _map: SocketMap,
     sockets: Vec<Socket>,
     standby: Standby,
@@ -219,7 +219,7 @@ impl Xdp {
             queues: sockets.len() as u32,
         };
         Ok(Self {
-            _program: program,
+            program: Some(program),
             _map: map,
             sockets,
             standby,
@@ -247,16 +247,17 @@ impl Xdp {
         self.refill();
     }
 
+    /// Takes the program off the interface: packets go on into the host, and what came before can still be
+    /// read.
+    pub fn detach(&mut self) {
+        self.program = None;
+    }
+
     /// Closes the source; all its frames come back, and a packet socket that can go on with the interface.
     pub fn close(self) -> (Vec<Loan>, Standby) {
         let Self { mut lent, standby, sockets, .. } = self;
         drop(sockets);
         (lent.remove_all(), standby)
-    }
-
-    /// Packets that have come and were not handed out, at most.
-    pub fn waiting(&mut self) -> usize {
-        self.sockets.iter_mut().map(|socket| socket.waiting() as usize).sum()
     }
 
     /// Gives spare frames to the kernel, to each queue its part.
