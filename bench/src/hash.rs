@@ -24,7 +24,10 @@ fn plain(n: usize) -> Vec<u8> {
     let link = PacketBuilder::ethernet2([2; 6], [4; 6]);
     let load = [7; 40];
     let written = match n % 4 {
-        0 | 1 => link.ipv4([203, 0, 113, low], [192, 122, 190, low], 64).tcp(1024, 443, 1, 2).write(&mut frame, &load),
+        0 | 1 => link
+            .ipv4([203, 0, 113, low], [192, 122, 190, low], 64)
+            .tcp(1024, 443, 1, 2)
+            .write(&mut frame, &load),
         2 => link
             .single_vlan(VlanId::try_new(5).expect("a VLAN"))
             .ipv4([203, 0, 113, low], [192, 122, 190, low], 64)

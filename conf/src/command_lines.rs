@@ -39,10 +39,11 @@ pub fn zbalance(station: &Station) -> Result<Vec<String>, Problem> {
         ("-i", sources.join(",")),
         ("-c", station.cluster_id.to_string()),
         ("-n", queues),
-        ("-m", station.hash_mode.to_string()),
+        ("-m", station.hash_mode.argument().to_owned()),
         ("-g", ingest_cpus(station)),
     ])
     .into_iter()
+    .chain(station.decap.then(|| "--decap".to_owned()))
     .chain(["-z".to_owned()])
     .collect())
 }

@@ -26,6 +26,7 @@ pub use application::{Application, ConnectSocket, LivenessCache, LogFormat, LogL
 pub use detector::Detector;
 pub use go::{parse_bool, parse_duration};
 pub use keys::z85;
+pub use packet::Mode;
 pub use placement::{MAX_CPUS, Placement, cpu_list};
 pub use prefixes::prefix_table;
 pub use problem::{Loaded, Notice, Origin, Problem, Problems};

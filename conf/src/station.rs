@@ -11,6 +11,19 @@ use crate::go;
 use crate::placement::{self, Placement};
 use crate::problem::{Loaded, Notice, Problem, Problems};
 use crate::variables::{Sources, Variables};
+use packet::Mode;
+
+/// A value as Go's ParseBool reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Flag(bool);
+
+impl FromStr for Flag {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        go::parse_bool(text.trim()).map(Self).ok_or(())
+    }
+}
 
 /// How zbalance gets its packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +56,9 @@ pub struct Station {
     /// CPUs of the ingest threads, as a list such as `0,2-3`, if set (`CJ_INGEST_CORES`).
     pub ingest_cores: Option<String>,
     /// Distribution mode of zbalance (`ZBALANCE_HASH_MODE`).
-    pub hash_mode: u32,
+    pub hash_mode: Mode,
+    /// zbalance takes tunnel headers off (`CJ_DECAP`).
+    pub decap: bool,
     /// Statistics period of the detector (`CJ_LOG_INTERVAL`).
     pub log_interval: Duration,
     /// Station key: file or folder (`CJ_PRIVKEY`).
@@ -135,7 +150,8 @@ impl Reader<'_> {
             interfaces: interfaces.map(str::to_owned).collect(),
             backend: self.backend(),
             ingest_cores: self.ingest_cores(),
-            hash_mode: self.number("ZBALANCE_HASH_MODE", 1, 0..=7),
+            hash_mode: self.hash_mode(),
+            decap: self.optional("CJ_DECAP", "true or false") == Some(Flag(true)),
             log_interval: Duration::from_secs(self.number("CJ_LOG_INTERVAL", 5, 0..=86_400)),
             privkey: self.path("CJ_PRIVKEY"),
             zmq_privkey: self.variables.filled("ZMQ_PRIVKEY").map(PathBuf::from),
@@ -193,6 +209,21 @@ impl Reader<'_> {
             self.problem(name, text, expected.to_owned());
         }
         value
+    }
+
+    fn hash_mode(&mut self) -> Mode {
+        const EXPECTED: &str = "one of rr (0), ip (1), all (2), all-rr (3), gtp (4), gre (5), iface (6), \
+                                erspan (7), 5tuple, auto";
+        // A map of VLANs has no variable that names them.
+        let usable = |text: &str| text.trim().parse().ok().filter(|mode| *mode != Mode::VlanMap);
+        let Some(text) = self.variables.filled("ZBALANCE_HASH_MODE") else { return Mode::Ip };
+        match usable(text) {
+            Some(mode) => mode,
+            None => {
+                self.problem("ZBALANCE_HASH_MODE", text, EXPECTED.to_owned());
+                Mode::Ip
+            }
+        }
     }
 
     fn ingest_cores(&mut self) -> Option<String> {

@@ -44,7 +44,7 @@ const PF_DRIVER: (&str, &str) = ("PF_DRIVER", "i40e");
 const OFFSET: (&str, &str) = ("OFFSET", "0");
 
 /// Variables without a default.
-const OTHERS: [&str; 24] = [
+const OTHERS: [&str; 25] = [
     "CJ_IFACE",
     "ZMQ_PRIVKEY",
     "CJ_CONF",
@@ -54,6 +54,7 @@ const OTHERS: [&str; 24] = [
     "CJ_PROXY_CONFIG",
     "CJ_INGEST_BACKEND",
     "CJ_INGEST_CORES",
+    "CJ_DECAP",
     "CJ_IPC_DIR",
     "CJ_SESSION_SOCKET",
     "CJ_METRICS_LISTEN",

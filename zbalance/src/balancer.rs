@@ -31,6 +31,25 @@ pub(crate) struct Balancer {
     pub(crate) beats: AtomicU64,
 }
 
+/// Whether every thread, that of the control socket too, has moved since the last time that all of them had:
+/// what the service manager's watchdog is told. A thread whose source has ended has nothing to do.
+pub(crate) fn all_move(balancer: Arc<Balancer>) -> impl FnMut() -> bool {
+    let beats = |balancer: &Balancer| {
+        let threads = balancer.sources.iter().map(|(_, c)| (c.beats.load(Ordering::Relaxed), c));
+        let running = threads.filter(|(_, c)| !c.ended.load(Ordering::Acquire)).map(|(n, _)| n);
+        running.chain([balancer.beats.load(Ordering::Relaxed)]).collect::<Vec<_>>()
+    };
+    let mut before = Vec::new();
+    move || {
+        let now = beats(&balancer);
+        let alive = now.len() != before.len() || now.iter().zip(&before).all(|(a, b)| a != b);
+        if alive {
+            before = now;
+        }
+        alive
+    }
+}
+
 /// Counters of inputs and queues that were read together, so that they can be compared.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Counts {
@@ -184,5 +203,115 @@ impl admin::Daemon for Balancer {
 
     fn drain(&self, _: Duration) {
         self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arguments::Arguments;
+    use crate::ingest::Ingest;
+    use crate::input::Input;
+    use crate::spread::{Distribution, Spread};
+    use capture::{Burst, Frame, Source, Statistics};
+    use clap::Parser;
+    use packet::hash::SymmetricHash;
+    use std::io;
+    use std::sync::mpsc::{Receiver, channel};
+
+    /// A source without frames whose wait lasts as long as somebody else says.
+    #[derive(Debug)]
+    struct Held(Receiver<()>);
+
+    impl Source for Held {
+        fn burst(
+            &mut self,
+            _: usize,
+            _: Duration,
+            _: &mut dyn FnMut(Frame<'_>),
+        ) -> io::Result<Burst> {
+            // The other end is gone when the test is over.
+            let _ = self.0.recv();
+            Ok(Burst::Frames(0))
+        }
+
+        fn statistics(&mut self) -> Statistics {
+            Statistics::default()
+        }
+    }
+
+    #[test]
+    fn a_thread_that_hangs_stops_the_watchdog() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = shm::ServerOptions::new(dir.path().to_owned(), 98, vec![1]);
+        (options.slots, options.producers) = (64, 2);
+        let (_server, producers) = shm::Server::bind(options, [1; 16]).unwrap();
+        let arguments = Arguments::parse_from(["zbalance", "-i", "a,b", "-n", "1"]);
+        let balancer = Arc::new(Balancer {
+            cluster: 98,
+            sets: vec![1],
+            start: Instant::now(),
+            sources: ["a", "b"].map(|name| (name.to_owned(), Counters::default())).into(),
+            latest: Mutex::default(),
+            stop: Arc::default(),
+            live: Live::new(&arguments),
+            reloads: Reloads::default(),
+            beats: AtomicU64::new(0),
+        });
+        let mut releases = Vec::new();
+        let mut threads = Vec::new();
+        for (index, producer) in producers.into_iter().enumerate() {
+            let (release, held) = channel();
+            releases.push(release);
+            let distribution = Distribution {
+                mode: arguments.mode,
+                sets: vec![1],
+                hash: SymmetricHash::new(1),
+                map: None,
+                decapsulate: false,
+                vlans: Arc::clone(&balancer.live.vlans),
+            };
+            let ingest = Ingest {
+                name: String::new(),
+                source: Input::Copied(Box::new(Held(held))),
+                producer,
+                spread: Spread::new(distribution, 0),
+                active: false,
+            };
+            let balancer = Arc::clone(&balancer);
+            threads.push(std::thread::spawn(move || {
+                let counters = &balancer.sources[index].1;
+                ingest.run(counters, &balancer.stop, &AtomicBool::new(false))
+            }));
+        }
+        // A round of the thread and of the control socket, which is not served here.
+        let beats = |index: usize| balancer.sources[index].1.beats.load(Ordering::Relaxed);
+        let move_on = |index: usize| {
+            let before = beats(index);
+            releases[index].send(()).unwrap();
+            while beats(index) == before {
+                std::thread::yield_now();
+            }
+        };
+        while beats(0) == 0 || beats(1) == 0 {
+            std::thread::yield_now();
+        }
+        let mut proof = all_move(Arc::clone(&balancer));
+        assert!(proof(), "all have moved since the start");
+        for _ in 0..3 {
+            move_on(0);
+            balancer.beats.fetch_add(1, Ordering::Relaxed);
+            assert!(!proof(), "the second thread hangs");
+        }
+        move_on(1);
+        assert!(proof(), "it goes on");
+        move_on(0);
+        move_on(1);
+        assert!(!proof(), "nobody serves the control socket");
+        balancer.stop.store(true, Ordering::Relaxed);
+        drop(releases);
+        for thread in threads {
+            assert!(thread.join().unwrap().is_none());
+        }
     }
 }

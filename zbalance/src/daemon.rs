@@ -16,7 +16,7 @@ use telemetry::output::{self, Format};
 use telemetry::process::{self, Exit, Reloads, Signal, Signals};
 
 use crate::arguments::Arguments;
-use crate::balancer::Balancer;
+use crate::balancer::{Balancer, all_move};
 use crate::cpu::{check_cores, online, pin};
 use crate::format::{count, rate};
 use crate::ingest::{Counters, Ingest};
@@ -191,7 +191,7 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
         beats: AtomicU64::new(0),
     });
     runtime.spawn(obey(signals, Arc::clone(&balancer)));
-    runtime.spawn(watch_over(Arc::clone(&balancer)));
+    runtime.spawn(process::watchdog(all_move(Arc::clone(&balancer))));
     {
         let _runtime = runtime.enter();
         let path = admin::socket_path(&admin::ipc_dir(), "zbalance", 0);
@@ -406,25 +406,6 @@ async fn obey(mut signals: Signals, balancer: Arc<Balancer>) {
         }
     }
     balancer.stop.store(true, Ordering::Relaxed);
-}
-
-/// Tells the service manager that every thread is alive, as long as that is so.
-async fn watch_over(balancer: Arc<Balancer>) {
-    let beats = |balancer: &Balancer| {
-        let threads = balancer.sources.iter().map(|(_, c)| (c.beats.load(Ordering::Relaxed), c));
-        let running = threads.filter(|(_, c)| !c.ended.load(Ordering::Acquire)).map(|(n, _)| n);
-        running.chain([balancer.beats.load(Ordering::Relaxed)]).collect::<Vec<_>>()
-    };
-    let mut before = Vec::new();
-    process::watchdog(move || {
-        let now = beats(&balancer);
-        let alive = now.len() != before.len() || now.iter().zip(&before).all(|(a, b)| a != b);
-        if alive {
-            before = now;
-        }
-        alive
-    })
-    .await;
 }
 
 /// Serves the control socket until it is time to stop or all capture files have ended.

@@ -65,7 +65,12 @@ pub const STATION: &[Variable] = &[
     variable(
         "ZBALANCE_HASH_MODE",
         "zbalance",
-        "Distribution over queues: 1 by the pair of addresses, 7 by the pair inside ERSPAN.",
+        "Distribution over queues: 1 (ip) by the pair of addresses, 7 (erspan) by the pair inside ERSPAN, auto by the innermost pair of any tunnel; gre, gtp and others.",
+    ),
+    variable(
+        "CJ_DECAP",
+        "zbalance",
+        "Send what is inside GRE, ERSPAN, GTP, VXLAN and MPLS without their headers; PARSE_GRE_OFFSET stays 0.",
     ),
     variable(
         "ZBALANCE_CORE",

@@ -68,6 +68,14 @@ impl FromStr for Mode {
     }
 }
 
+impl Mode {
+    /// Its number in the reference's command line, or its name where it has none there.
+    pub fn argument(self) -> &'static str {
+        let is = |(mode, ..): &&(Self, &str, Option<&str>)| *mode == self;
+        MODES.iter().find(is).map_or("", |(_, name, number)| number.unwrap_or(name))
+    }
+}
+
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = MODES.iter().find(|(mode, ..)| mode == self).map_or("", |(_, name, _)| name);
@@ -205,6 +213,7 @@ mod tests {
         for (mode, name, number) in MODES {
             assert_eq!(name.parse(), Ok(mode));
             assert_eq!(mode.to_string(), name);
+            assert_eq!(mode.argument(), number.unwrap_or(name));
             assert!(number.is_none_or(|number| number.parse() == Ok(mode)));
         }
         for unknown in ["8", "-g", "", "IP"] {

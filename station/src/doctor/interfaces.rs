@@ -1,6 +1,6 @@
 //! N: the capture interfaces.
 
-use conf::IngestBackend;
+use conf::{IngestBackend, Mode};
 use host::{Action, Step, tool};
 use serde_json::Value;
 
@@ -326,20 +326,25 @@ pub(crate) fn traffic(probe: &Probe) -> Checked {
                 format!("most frames on {name} are {what}: flows inside are not recognised");
             findings.push(Finding::warning(cause, &evidence, remedy));
         };
-        if share(sample.erspan) >= 50 && station.hash_mode != 7 {
+        if station.decap {
+            seen.push(evidence);
+            continue;
+        }
+        if share(sample.erspan) >= 50 && !matches!(station.hash_mode, Mode::Erspan | Mode::Auto) {
             tell(
                 "ERSPAN",
-                "set ZBALANCE_HASH_MODE=7 and PARSE_GRE_OFFSET=50 (42 without its own header)",
+                "set ZBALANCE_HASH_MODE=7, and CJ_DECAP=true or PARSE_GRE_OFFSET=50 (42 without its own \
+                 header)",
             );
         }
         if share(sample.gre) >= 50 && station.gre_offset == 0 {
-            tell("GRE", "set PARSE_GRE_OFFSET=42, or end the tunnel before the tap");
+            tell("GRE", "set ZBALANCE_HASH_MODE=auto and CJ_DECAP=true, or PARSE_GRE_OFFSET=42");
         }
         if share(sample.gtp) >= 50 {
-            tell("GTP", "move the tap to where the tunnel has ended");
+            tell("GTP", "set ZBALANCE_HASH_MODE=auto and CJ_DECAP=true");
         }
         if share(sample.mpls) >= 50 {
-            tell("MPLS", "move the tap to where labels are removed");
+            tell("MPLS", "set CJ_DECAP=true, or move the tap to where labels are removed");
         }
         seen.push(evidence);
     }

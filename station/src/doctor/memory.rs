@@ -7,8 +7,11 @@ use super::finding::{Checked, Finding, Outcome};
 use super::probe::Probe;
 use crate::daemons::Daemon;
 
-/// Frames of one AF_XDP socket take this much.
-const UMEM: u64 = 64 << 20;
+/// Bytes of a frame, frames that AF_XDP takes on loan for an interface with one receive queue, and frames that
+/// a queue of the detector may hold.
+const FRAME: u64 = 2048;
+const LOANS: u64 = 36_864;
+const SLOTS: u64 = 8192;
 
 /// M01.
 pub(crate) fn huge_pages(probe: &Probe) -> Checked {
@@ -76,8 +79,10 @@ pub(crate) fn locked(probe: &Probe) -> Checked {
     let Some(limit) = limit(&text) else {
         return Err(Outcome::Skipped(format!("/proc/{who}/limits cannot be read")));
     };
-    let sources = probe.station()?.interfaces.len().max(1) as u64;
-    let need = UMEM * sources;
+    let station = probe.station()?;
+    let sets = if station.two_queue_sets { 2 } else { 1 };
+    let queues = station.placement.core_count as u64 * sets;
+    let need = (LOANS + SLOTS * queues) * FRAME * station.interfaces.len().max(1) as u64;
     let exempt = running.is_none() && host::has_capability(&probe.root, Capability::IpcLock);
     match limit {
         Some(limit) if limit < need && !exempt => Ok(Outcome::Found(vec![Finding::error(

@@ -136,7 +136,11 @@ impl Probe {
         let station = self.station()?;
         let bare = |text: &String| {
             let text = text.strip_prefix("zc:").unwrap_or(text);
-            let text = text.strip_prefix("afp:").or(text.strip_prefix("xdp:")).unwrap_or(text);
+            let text = match text.strip_prefix("xdp:") {
+                // One receive queue of it.
+                Some(name) => name.split('@').next().unwrap_or(name),
+                None => text.strip_prefix("afp:").unwrap_or(text),
+            };
             (!text.starts_with("pcap:")).then(|| text.to_owned())
         };
         let names: Vec<String> = station.interfaces.iter().filter_map(bare).collect();
