@@ -69,15 +69,15 @@ impl Kernel {
         assert!(self.is_available(), "{self:?} is not available");
         match self {
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: the processor has the instructions, as was just asserted.
-            Self::Ifma => {
-                in_lanes(points, |lanes| unsafe { radix51::ifma::multiply(scalar, lanes) })
-            }
+            Self::Ifma => in_lanes(points, |lanes| {
+                // SAFETY: the processor has the instructions, as was just asserted.
+                unsafe { radix51::ifma::multiply(scalar, lanes) }
+            }),
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: as above.
-            Self::Avx2 => {
-                in_lanes(points, |lanes| unsafe { radix25::avx2::multiply(scalar, lanes) })
-            }
+            Self::Avx2 => in_lanes(points, |lanes| {
+                // SAFETY: the processor has the instructions, as was just asserted.
+                unsafe { radix25::avx2::multiply(scalar, lanes) }
+            }),
             #[cfg(not(target_arch = "x86_64"))]
             Self::Ifma | Self::Avx2 => {}
             Self::IfmaPlain => in_lanes(points, |lanes| radix51::plain::multiply(scalar, lanes)),
@@ -94,15 +94,15 @@ impl Kernel {
         assert!(self.is_available(), "{self:?} is not available");
         match self {
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: the processor has the instructions, as was just asserted.
-            Self::Ifma => {
-                in_lanes(representatives, |lanes| unsafe { radix51::ifma::decode(lanes) })
-            }
+            Self::Ifma => in_lanes(representatives, |lanes| {
+                // SAFETY: the processor has the instructions, as was just asserted.
+                unsafe { radix51::ifma::decode(lanes) }
+            }),
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: as above.
-            Self::Avx2 => {
-                in_lanes(representatives, |lanes| unsafe { radix25::avx2::decode(lanes) })
-            }
+            Self::Avx2 => in_lanes(representatives, |lanes| {
+                // SAFETY: the processor has the instructions, as was just asserted.
+                unsafe { radix25::avx2::decode(lanes) }
+            }),
             #[cfg(not(target_arch = "x86_64"))]
             Self::Ifma | Self::Avx2 => {}
             Self::IfmaPlain => in_lanes(representatives, radix51::plain::decode),
