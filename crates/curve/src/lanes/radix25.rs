@@ -13,6 +13,20 @@ const TWICE_PRIME: [u64; 10] = {
 const MASK_26: u64 = (1 << 26) - 1;
 const MASK_25: u64 = (1 << 25) - 1;
 
+/// An element, limb by limb; without a loop, so that limbs stay in registers.
+macro_rules! ten {
+    ($i:ident => $limb:expr) => {
+        ten!($i => $limb; 0 1 2 3 4 5 6 7 8 9)
+    };
+    ($i:ident => $limb:expr; $($n:literal)*) => {
+        [$({
+            const N: usize = $n;
+            let $i = N;
+            $limb
+        }),*]
+    };
+}
+
 /// The arithmetic, over the operations on vectors of the module that uses this.
 macro_rules! arithmetic {
     ($(#[$attribute:meta])*) => {
@@ -104,21 +118,13 @@ macro_rules! arithmetic {
         $(#[$attribute])*
         #[inline]
         fn plus(a: &Element, b: &Element) -> Element {
-            let mut sum = *a;
-            for (to, from) in sum.iter_mut().zip(b) {
-                *to = add(*to, *from);
-            }
-            sum
+            ten!(i => add(a[i], b[i]))
         }
 
         $(#[$attribute])*
         #[inline]
         fn minus(a: &Element, b: &Element) -> Element {
-            let mut difference = *a;
-            for ((to, from), twice) in difference.iter_mut().zip(b).zip(TWICE_PRIME) {
-                *to = add(*to, sub(splat(twice), *from));
-            }
-            difference
+            ten!(i => add(a[i], sub(splat(TWICE_PRIME[i]), b[i])))
         }
 
         /// Adds the products of limb `I` of f. A product of two odd limbs weighs twice as much, one beyond the
@@ -142,11 +148,8 @@ macro_rules! arithmetic {
         #[inline]
         fn times(f: &Element, g: &Element) -> Element {
             let nineteen = splat(19);
-            let (mut f2, mut g19) = (*f, *g);
-            for i in 0..10 {
-                f2[i] = double(f[i]);
-                g19[i] = wide(g[i], nineteen);
-            }
+            let f2 = ten!(i => double(f[i]));
+            let g19 = ten!(i => wide(g[i], nineteen));
             let (f, g) = ([f, &f2], [g, &g19]);
             let mut h = [splat(0); 10];
             product_row::<0>(&mut h, f, g);
@@ -183,12 +186,9 @@ macro_rules! arithmetic {
         #[inline]
         fn square(f: &Element) -> Element {
             let nineteen = splat(19);
-            let (mut f2, mut f19, mut f38) = (*f, *f, *f);
-            for i in 0..10 {
-                f2[i] = double(f[i]);
-                f19[i] = wide(f[i], nineteen);
-                f38[i] = double(f19[i]);
-            }
+            let f2 = ten!(i => double(f[i]));
+            let f19 = ten!(i => wide(f[i], nineteen));
+            let f38 = ten!(i => double(f19[i]));
             let f = [f, &f2, &f19, &f38];
             let mut h = [splat(0); 10];
             square_row::<0>(&mut h, f);
@@ -209,11 +209,7 @@ macro_rules! arithmetic {
         #[inline]
         fn times_small(a: &Element, small: u64) -> Element {
             let small = splat(small);
-            let mut product = *a;
-            for limb in &mut product {
-                *limb = wide(*limb, small);
-            }
-            settle(&product)
+            settle(&ten!(i => wide(a[i], small)))
         }
     };
 }
