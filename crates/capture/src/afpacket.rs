@@ -21,97 +21,8 @@ const RETIRE_MS: u32 = 1;
 /// Nominal frame size; blocks hold frames of any length.
 const FRAME: usize = 2048;
 
-/// A packet socket that keeps an interface promiscuous and reads none of its frames, but can at any time:
-/// that takes no privilege.
-#[derive(Debug)]
-pub struct Standby {
-    socket: OwnedFd,
-    interface: CString,
-}
-
-impl Standby {
-    /// Makes `interface` promiscuous; with its index.
-    ///
-    /// # Errors
-    /// When it does not exist or the process may not capture.
-    pub(crate) fn join(interface: &str) -> Result<(Self, libc::c_int), OpenError> {
-        let no_interface = || OpenError::NoInterface { interface: interface.to_owned() };
-        let name = CString::new(interface).map_err(|_| no_interface())?;
-        let index = index_of(&name).ok_or_else(no_interface)?;
-        let failed = |what| move |cause| OpenError::of_system(interface, what, cause);
-        let socket = packet_socket().map_err(failed("packet socket"))?;
-        promiscuous(&socket, index).map_err(failed("promiscuous mode"))?;
-        Ok((Self { socket, interface: name }, index))
-    }
-
-    /// Reads frames from now on.
-    ///
-    /// # Errors
-    /// When there is no interface of this name now; the socket comes back.
-    pub fn start(self) -> Result<AfPacket, (Self, io::Error)> {
-        let Self { socket, interface } = self;
-        let Some(index) = index_of(&interface) else {
-            return Err((Self { socket, interface }, io::ErrorKind::NotFound.into()));
-        };
-        AfPacket::start(socket, interface, index)
-            .map_err(|(socket, interface, _, cause)| (Self { socket, interface }, cause))
-    }
-
-    /// Receive queues that the driver of the interface uses; 1 when it does not say.
-    pub(crate) fn receive_queues(&self) -> u32 {
-        const GET_CHANNELS: u32 = 0x3c;
-        #[repr(C)]
-        #[derive(Default)]
-        struct Channels {
-            command: u32,
-            most: [u32; 4],
-            receive: u32,
-            send: u32,
-            other: u32,
-            combined: u32,
-        }
-        let mut channels = Channels { command: GET_CHANNELS, ..Channels::default() };
-        match self.driver(&mut channels) {
-            true => (channels.receive + channels.combined).max(1),
-            false => 1,
-        }
-    }
-
-    /// Name of the driver of the interface; empty when it does not say.
-    pub(crate) fn driver_name(&self) -> String {
-        const GET_DRIVER: u32 = 3;
-        #[repr(C)]
-        struct Driver {
-            command: u32,
-            name: [u8; 32],
-            rest: [u8; 160],
-        }
-        let mut driver = Driver { command: GET_DRIVER, name: [0; 32], rest: [0; 160] };
-        if !self.driver(&mut driver) {
-            return String::new();
-        }
-        let name = driver.name.split(|byte| *byte == 0).next().unwrap_or_default();
-        String::from_utf8_lossy(name).into_owned()
-    }
-
-    /// Asks the driver; `question` is the structure of the command that it begins with.
-    fn driver<T>(&self, question: &mut T) -> bool {
-        // SAFETY: all-zero is a valid value of this plain structure.
-        let mut request: libc::ifreq = unsafe { mem::zeroed() };
-        // The last byte stays zero.
-        for (to, from) in request.ifr_name.iter_mut().take(15).zip(self.interface.as_bytes()) {
-            *to = *from as libc::c_char;
-        }
-        request.ifr_ifru.ifru_data = ptr::from_mut(question).cast();
-        // SAFETY: the request names a structure of the command's size, which outlives the call.
-        let result =
-            unsafe { libc::ioctl(self.socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
-        result == 0
-    }
-}
-
 /// A packet socket that gets nothing yet.
-fn packet_socket() -> io::Result<OwnedFd> {
+pub(crate) fn packet_socket() -> io::Result<OwnedFd> {
     // Protocol 0: nothing arrives before it is bound.
     // SAFETY: no pointers are passed.
     let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
@@ -232,7 +143,7 @@ impl AfPacket {
     }
 
     /// Makes a source of a packet socket. When that fails both come back, with what was attempted and why.
-    fn start(
+    pub(crate) fn start(
         socket: OwnedFd,
         interface: CString,
         index: libc::c_int,
@@ -403,7 +314,7 @@ impl AfPacket {
     }
 }
 
-fn promiscuous(socket: &OwnedFd, index: libc::c_int) -> io::Result<()> {
+pub(crate) fn promiscuous(socket: &OwnedFd, index: libc::c_int) -> io::Result<()> {
     let membership = libc::packet_mreq {
         mr_ifindex: index,
         mr_type: libc::PACKET_MR_PROMISC as u16,
@@ -414,7 +325,7 @@ fn promiscuous(socket: &OwnedFd, index: libc::c_int) -> io::Result<()> {
 }
 
 /// Number of an interface of this network namespace.
-fn index_of(name: &std::ffi::CStr) -> Option<libc::c_int> {
+pub(crate) fn index_of(name: &std::ffi::CStr) -> Option<libc::c_int> {
     // SAFETY: a terminated string that lives through the call.
     let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
     libc::c_int::try_from(index).ok().filter(|index| *index > 0)

@@ -8,6 +8,7 @@
 mod afpacket;
 mod name;
 mod pcap;
+mod standby;
 pub mod tun;
 mod xdp;
 
@@ -15,9 +16,10 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-pub use afpacket::{AfPacket, Standby};
+pub use afpacket::AfPacket;
 pub use name::{Name, NameError};
 pub use pcap::{Pcap, PcapError};
+pub use standby::Standby;
 pub use xdp::{Attachment, Hook, Xdp, XdpName, XdpOptions, against_xdp};
 
 /// One captured Ethernet frame, VLAN tags in place.

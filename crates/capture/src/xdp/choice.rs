@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::OpenError;
-use crate::afpacket::Standby;
+use crate::standby::Standby;
 
 /// Why `interface` is better read through `AF_PACKET`; `None` when AF_XDP is to be tried.
 ///

@@ -20,7 +20,7 @@ use shm::{Loan, Memory, Piece};
 pub use bpf::Hook;
 pub use choice::against_xdp;
 
-use crate::afpacket::Standby;
+use crate::standby::Standby;
 use crate::{Burst, OpenError, Statistics};
 use bpf::{Attached, SocketMap};
 use socket::{Binding, Socket};
