@@ -60,6 +60,15 @@ impl Kernel {
         }
     }
 
+    /// Points from which on [`Kernel::multiply`] is faster than one multiplication after the other, as measured
+    /// against s2n-bignum's.
+    pub const fn worthwhile(self) -> usize {
+        match self {
+            Self::Ifma | Self::IfmaPlain => 3,
+            Self::Avx2 | Self::Avx2Plain => 4,
+        }
+    }
+
     /// `X25519(scalar, point)` for every point, in place. A point of low order gives all zeros. The last
     /// points cost as much as a full set of lanes.
     ///

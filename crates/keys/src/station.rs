@@ -90,13 +90,12 @@ impl StationKey {
     /// `X25519(key, u)` for every point, in place, several at a time where `kernel` is faster than one after
     /// the other. What became all zero was a point of low order.
     pub fn agree_all(&self, kernel: Option<Kernel>, points: &mut [[u8; 32]]) {
-        /// Points from which on a ladder for several of them is faster.
-        const WORTHWHILE: usize = 3;
         let Some(kernel) = kernel else { return self.agree_one_by_one(points) };
         for chunk in points.chunks_mut(kernel.lanes()) {
-            match chunk.len() {
-                WORTHWHILE.. => kernel.multiply(self.private.expose(), chunk),
-                _ => self.agree_one_by_one(chunk),
+            if chunk.len() >= kernel.worthwhile() {
+                kernel.multiply(self.private.expose(), chunk);
+            } else {
+                self.agree_one_by_one(chunk);
             }
         }
     }

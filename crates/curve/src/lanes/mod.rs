@@ -75,7 +75,7 @@ fn bits(scalar: &Bytes) -> [u8; 255] {
 }
 
 /// X25519 and Elligator over the `Element`s of the module that uses this, and its functions `constant`, `load`,
-/// `store`, `settle`, `plus`, `minus`, `times`, `square`, `times_small`, `splat`, `vector`, `and` and `xor`.
+/// `store`, `settle`, `plus`, `minus`, `times`, `square`, `square_times`, `times_small`, `splat`, `vector`, `and` and `xor`.
 ///
 /// Sums and differences need not be settled before they are multiplied; sums of sums do.
 macro_rules! ladder {
@@ -86,16 +86,6 @@ macro_rules! ladder {
 
         /// Points that go through together.
         pub(crate) const LANES: usize = $lanes;
-
-        $(#[$attribute])*
-        #[inline]
-        fn square_times(a: &Element, times: usize) -> Element {
-            let mut r = *a;
-            for _ in 0..times {
-                r = square(&r);
-            }
-            r
-        }
 
         /// `a` to the power 2^250 - 1, and to the power 11.
         $(#[$attribute])*

@@ -185,23 +185,34 @@ macro_rules! arithmetic {
         $(#[$attribute])*
         #[inline]
         fn square(f: &Element) -> Element {
+            square_times(f, 1)
+        }
+
+        /// `a` squared so many times, at least once; one function, so that limbs stay where they are.
+        $(#[$attribute])*
+        #[inline]
+        fn square_times(a: &Element, times: usize) -> Element {
             let nineteen = splat(19);
-            let f2 = ten!(i => double(f[i]));
-            let f19 = ten!(i => wide(f[i], nineteen));
-            let f38 = ten!(i => double(f19[i]));
-            let f = [f, &f2, &f19, &f38];
-            let mut h = [splat(0); 10];
-            square_row::<0>(&mut h, f);
-            square_row::<1>(&mut h, f);
-            square_row::<2>(&mut h, f);
-            square_row::<3>(&mut h, f);
-            square_row::<4>(&mut h, f);
-            square_row::<5>(&mut h, f);
-            square_row::<6>(&mut h, f);
-            square_row::<7>(&mut h, f);
-            square_row::<8>(&mut h, f);
-            square_row::<9>(&mut h, f);
-            settle(&h)
+            let mut r = *a;
+            for _ in 0..times {
+                let f2 = ten!(i => double(r[i]));
+                let f19 = ten!(i => wide(r[i], nineteen));
+                let f38 = ten!(i => double(f19[i]));
+                let f = [&r, &f2, &f19, &f38];
+                let mut h = [splat(0); 10];
+                square_row::<0>(&mut h, f);
+                square_row::<1>(&mut h, f);
+                square_row::<2>(&mut h, f);
+                square_row::<3>(&mut h, f);
+                square_row::<4>(&mut h, f);
+                square_row::<5>(&mut h, f);
+                square_row::<6>(&mut h, f);
+                square_row::<7>(&mut h, f);
+                square_row::<8>(&mut h, f);
+                square_row::<9>(&mut h, f);
+                r = settle(&h);
+            }
+            r
         }
 
         /// The product with a number below 2^20.

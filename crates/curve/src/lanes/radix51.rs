@@ -144,6 +144,16 @@ macro_rules! arithmetic {
             fold(&lo, &hi)
         }
 
+        $(#[$attribute])*
+        #[inline]
+        fn square_times(a: &Element, times: usize) -> Element {
+            let mut r = *a;
+            for _ in 0..times {
+                r = square(&r);
+            }
+            r
+        }
+
         /// The product with a number below 2^20.
         $(#[$attribute])*
         #[inline]
