@@ -112,24 +112,36 @@ impl Element {
         ])
     }
 
-    fn squared_times(self, count: usize) -> Self {
-        (0..count).fold(self, |x, _| x.square())
-    }
-
     /// `self^((p - 5) / 8)`, that is `self^(2^252 - 3)`.
     pub(crate) fn pow_p58(self) -> Self {
-        let x2 = self.square();
-        let x9 = x2.squared_times(2) * self;
-        let x11 = x9 * x2;
-        let ones_5 = x11.square() * x9;
-        let ones_10 = ones_5.squared_times(5) * ones_5;
-        let ones_20 = ones_10.squared_times(10) * ones_10;
-        let ones_40 = ones_20.squared_times(20) * ones_20;
-        let ones_50 = ones_40.squared_times(10) * ones_10;
-        let ones_100 = ones_50.squared_times(50) * ones_50;
-        let ones_200 = ones_100.squared_times(100) * ones_100;
-        let ones_250 = ones_200.squared_times(50) * ones_50;
-        ones_250.squared_times(2) * self
+        let [power] = Self::pow_p58_all([self]);
+        power
+    }
+
+    /// [`Element::pow_p58`] of each: a chain of squares waits for every one of them, and a second chain fills
+    /// the time.
+    pub(crate) fn pow_p58_all<const N: usize>(x: [Self; N]) -> [Self; N] {
+        let times = |a: [Self; N], b: [Self; N]| std::array::from_fn(|i| a[i] * b[i]);
+        let squared = |mut x: [Self; N], count: usize| {
+            for _ in 0..count {
+                for x in &mut x {
+                    *x = x.square();
+                }
+            }
+            x
+        };
+        let x2 = squared(x, 1);
+        let x9 = times(squared(x2, 2), x);
+        let x11 = times(x9, x2);
+        let ones_5 = times(squared(x11, 1), x9);
+        let ones_10 = times(squared(ones_5, 5), ones_5);
+        let ones_20 = times(squared(ones_10, 10), ones_10);
+        let ones_40 = times(squared(ones_20, 20), ones_20);
+        let ones_50 = times(squared(ones_40, 10), ones_10);
+        let ones_100 = times(squared(ones_50, 50), ones_50);
+        let ones_200 = times(squared(ones_100, 100), ones_100);
+        let ones_250 = times(squared(ones_200, 50), ones_50);
+        times(squared(ones_250, 2), x)
     }
 
     /// Square root of `numerator / denominator`, `None` when it has none; zero for `0 / x`.
@@ -260,7 +272,7 @@ mod tests {
         fn inverses(a in element()) {
             prop_assume!(!a.is_zero());
             // a^(p-2) = (a^((p-5)/8))^8 a^3
-            let inverse = a.pow_p58().squared_times(3) * a * a.square();
+            let inverse = a.pow_p58().square().square().square() * a * a.square();
             prop_assert_eq!((inverse * a).to_bytes(), Element::ONE.to_bytes());
         }
 
