@@ -93,12 +93,12 @@ pub(crate) fn second_key() -> Row {
     let kernel = keys::Kernel::detect();
     let mut both = nanoseconds(BATCH, Setting::new(2).check(kernel));
     let mut one = nanoseconds(BATCH, Setting::new(1).check(kernel));
-    let mut first = nanoseconds(BATCH, Setting::new(1).check(kernel));
+    let first = nanoseconds(BATCH, Setting::new(1).check(kernel));
     Row {
         unit: "ns",
         baseline_name: "the check with one key",
         ours: Box::new(move || both() - one()),
-        baseline: Ok(Box::new(move || first())),
+        baseline: Ok(first),
         plausible: None,
     }
 }
