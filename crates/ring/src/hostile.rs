@@ -175,3 +175,23 @@ fn returning_what_one_does_not_hold_ends_the_connection() {
     assert!(matches!(events[..], [Event::Detached { queue: 0, corrupt: true, .. }]), "{events:?}");
     assert_eq!(balancer.server.queues()[0].bad_returns, 1);
 }
+
+#[test]
+fn nobody_has_processed_more_than_came() {
+    let mut balancer = balancer();
+    for (said, believed) in [(u64::MAX, 3), (u64::MAX, 6), (2, 8)] {
+        let attacker = balancer.attacker();
+        for _ in 0..3 {
+            balancer.producer.send(b"packet", &Meta::default(), 1);
+        }
+        balancer.producer.flush();
+        tell(&attacker.ring, &Lie::Word(ring::PROCESSED, said));
+        assert_eq!(balancer.server.queues()[0].processed, believed);
+        drop(attacker);
+        while balancer.server.queues()[0].consumer.is_some() {
+            balancer.poll();
+        }
+        balancer.producer.tick();
+        assert_eq!(balancer.server.queues()[0].processed, believed);
+    }
+}

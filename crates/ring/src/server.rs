@@ -440,11 +440,13 @@ impl Server {
             thread.counters[queue].corrupt.store(false, Ordering::Relaxed);
         }
         self.command(|| Command::Detach(queue));
+        // As far as it is possible, before its own number goes away.
+        let processed = self.status(queue).processed;
         let slot = &mut self.slots[queue];
         if let Some(holder) = slot.holder.take() {
             holder.map.state().store(state::CLOSED, Ordering::SeqCst);
             holder.map.wake();
-            slot.processed += holder.processed();
+            slot.processed = processed;
             events.push(Event::Detached { queue: queue as u32, pid: holder.peer.pid, corrupt });
         }
     }
