@@ -146,7 +146,7 @@ pub(crate) fn enter_peer() {
 /// Everything that set-up may change, as text.
 pub(crate) fn snapshot() -> String {
     shell(
-        "nft list ruleset; ip -o -d link show | sed \
+        "nft -s list ruleset; ip -o -d link show | sed \
          's/^[0-9]*: //; s/NO-CARRIER,//; s/,LOWER_UP//; s/ state [A-Z]*//; s/ qdisc [a-z_]*//'; ip rule show; ip -6 rule show; \
          cd /proc/sys/net; for f in ipv4/conf/all/* ipv4/conf/eth0/* netfilter/*last_ack; do \
          echo $f $(cat $f); done; ls -d /run/conjure* 2>/dev/null || true",
