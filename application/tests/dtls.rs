@@ -169,6 +169,52 @@ async fn dial(n: u32, phantom: SocketAddr, time: u64) -> Result<endpoint::Stream
     timeout(PATIENCE, client().dial(phantom, None, Party::Client, config)).await.unwrap()
 }
 
+/// A client that waits for the station's dial.
+struct Door(u32, tokio::sync::mpsc::UnboundedSender<endpoint::Stream>);
+
+impl endpoint::Listener for Door {
+    fn hello(&self, hello: &endpoint::Hello<'_>) -> Option<endpoint::Answer> {
+        let own = keys::dtls::client_hello_random(&secret(self.0));
+        assert_eq!(hello.random.tag(), &own);
+        let send = self.1.clone();
+        Some(endpoint::Answer {
+            config: Config::server(&secret(self.0), UNIX_TIME),
+            party: Party::Client,
+            opened: Box::new(move |stream| drop(send.send(stream.unwrap()))),
+        })
+    }
+}
+
+/// Passes datagrams between the one who sends to the returned address and `target`; answers are kept
+/// until there is a permit.
+async fn held(target: SocketAddr, open: Arc<tokio::sync::Notify>) -> SocketAddr {
+    let front = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let back = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    back.connect(target).await.unwrap();
+    let at = front.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut forth, mut answers) = ([0; 2000], Vec::new());
+        let mut answer = [0; 2000];
+        let (mut caller, mut is_open) = (None, false);
+        loop {
+            tokio::select! {
+                Ok((length, from)) = front.recv_from(&mut forth) => {
+                    caller = Some(from);
+                    back.send(&forth[..length]).await.unwrap();
+                }
+                Ok(length) = back.recv(&mut answer) => answers.push(answer[..length].to_vec()),
+                () = open.notified() => is_open = true,
+            }
+            if let (true, Some(caller)) = (is_open, caller) {
+                for answer in answers.drain(..) {
+                    front.send_to(&answer, caller).await.unwrap();
+                }
+            }
+        }
+    });
+    at
+}
+
 /// P18, P21: a request, its end, the answer and its end, byte by byte.
 async fn exchange(mut stream: endpoint::Stream, length: usize) {
     let request: Vec<u8> = (0..length).map(|at| (at / 7) as u8).collect();
@@ -214,19 +260,6 @@ async fn the_station_dials_from_the_phantom_and_the_first_session_wins() {
         let door = Endpoint::bind((Ipv4Addr::LOCALHOST, 0).into(), Limits::default()).unwrap();
         let at = door.local_addr().unwrap();
         let (send, mut opened) = tokio::sync::mpsc::unbounded_channel();
-        struct Door(u32, tokio::sync::mpsc::UnboundedSender<endpoint::Stream>);
-        impl endpoint::Listener for Door {
-            fn hello(&self, hello: &endpoint::Hello<'_>) -> Option<endpoint::Answer> {
-                let own = keys::dtls::client_hello_random(&secret(self.0));
-                assert_eq!(hello.random.tag(), &own);
-                let send = self.1.clone();
-                Some(endpoint::Answer {
-                    config: Config::server(&secret(self.0), UNIX_TIME),
-                    party: Party::Client,
-                    opened: Box::new(move |stream| drop(send.send(stream.unwrap()))),
-                })
-            }
-        }
         door.listen(Arc::new(Door(n, send)));
         // What the kernel does with the packet that primes the entry.
         let (entries, phantom) = (world.entries.clone(), world.phantom(false));
@@ -252,6 +285,27 @@ async fn the_station_dials_from_the_phantom_and_the_first_session_wins() {
     assert_eq!(world.total("dtls_dialled"), u64::from(dials));
     assert_eq!(world.entries.added.lock().len(), dials as usize);
     assert!(world.entries.added.lock().iter().all(|(_, phantom)| *phantom == world.phantom(false)));
+}
+
+/// The client may see the station's dial open first and the station the client's: the client's choice
+/// counts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dial_goes_on_after_the_client_has_opened_a_session() {
+    let world = world(false).await;
+    let door = Endpoint::bind((Ipv4Addr::LOCALHOST, 0).into(), Limits::default()).unwrap();
+    let (send, mut opened) = tokio::sync::mpsc::unbounded_channel();
+    door.listen(Arc::new(Door(30, send)));
+    let open = Arc::new(tokio::sync::Notify::new());
+    let front = held(door.local_addr().unwrap(), Arc::clone(&open)).await;
+    world.register(30, Some(front), false, false).await;
+    let own = dial(30, world.phantom(false), 0).await.unwrap();
+    world.until("the client's session opens", |w| w.total("dtls_listened") == 1).await;
+    open.notify_one();
+    let stream = timeout(PATIENCE, opened.recv()).await.unwrap().unwrap();
+    drop(own);
+    exchange(stream, 300_000).await;
+    assert_eq!(world.total("dtls_dialled"), 1);
+    assert_eq!(world.station.pipeline.stats.connecting.created.value(), 0);
 }
 
 /// Unknown randoms, hellos that were recorded, and datagrams of any other kind get no answer, and

@@ -149,10 +149,24 @@ type Key = ([u8; 28], bool);
 struct Waiting {
     registration: Arc<Registration>,
     openings: u32,
-    /// The attempt of a new registration, until a session opens.
+    /// The attempt of a new registration, until it has dialled.
     attempt: Option<AbortHandle>,
+    /// A new registration that has neither opened a session nor used up its time.
+    connecting: bool,
     /// When a session opened last.
     opened: Option<Instant>,
+}
+
+impl Waiting {
+    /// Stops an attempt that still goes on.
+    fn give_up(self, station: &Station) {
+        if let Some(attempt) = self.attempt {
+            attempt.abort();
+        }
+        if self.connecting {
+            station.pipeline.stats.connecting.created.down();
+        }
+    }
 }
 
 impl fmt::Debug for Service {
@@ -210,12 +224,13 @@ impl Service {
             registration: Arc::clone(registration),
             openings: 0,
             attempt: Some(attempt.abort_handle()),
+            connecting: true,
             opened: None,
         };
         if let Some(replaced) = waiting.insert(key, entry) {
             // Two phantoms of one family for one secret: the newer one counts.
             drop(waiting);
-            self.finish_attempt(replaced.attempt, &station);
+            replaced.give_up(&station);
         }
     }
 
@@ -223,7 +238,8 @@ impl Service {
     pub fn resumed(&self, registration: &Arc<Registration>) {
         let Some((key, _)) = key(registration) else { return };
         let registration = Arc::clone(registration);
-        let entry = Waiting { registration, openings: 0, attempt: None, opened: None };
+        let entry =
+            Waiting { registration, openings: 0, attempt: None, connecting: false, opened: None };
         self.waiting.lock().insert(key, entry);
     }
 
@@ -235,8 +251,8 @@ impl Service {
     pub fn leave(&self, datagrams: UnixDatagram) -> io::Result<Vec<u8>> {
         let Some(station) = self.station.upgrade() else { return Ok(Vec::new()) };
         let waiting = std::mem::take(&mut *self.waiting.lock());
-        for attempt in waiting.into_values().filter_map(|entry| entry.attempt) {
-            self.finish_attempt(Some(attempt), &station);
+        for entry in waiting.into_values() {
+            entry.give_up(&station);
         }
         self.endpoint.hand_over(datagrams)
     }
@@ -275,19 +291,14 @@ impl Service {
         {
             drop(waiting);
             if let Some(station) = self.station.upgrade() {
-                self.finish_attempt(entry.attempt, &station);
+                entry.give_up(&station);
             }
         }
     }
 
-    fn finish_attempt(&self, attempt: Option<AbortHandle>, station: &Station) {
-        if let Some(attempt) = attempt {
-            attempt.abort();
-            station.pipeline.stats.connecting.created.down();
-        }
-    }
-
-    /// Dials the client of a new registration while the socket listens for it.
+    /// Dials the client of a new registration while the socket listens for it. The dial goes on when
+    /// the client's own session opens meanwhile: each side keeps the session that it saw opening
+    /// first, and only the client's choice counts.
     async fn attempt(self: Arc<Self>, key: Key, registration: Arc<Registration>) {
         let end = Instant::now() + ATTEMPT;
         if let Some((_, material)) = self::key(&registration)
@@ -297,27 +308,44 @@ impl Service {
             match dialled {
                 Ok(Some(Ok(stream))) => {
                     self.opened(&key, &registration, Dialler::Station, stream);
-                    return;
                 }
-                Ok(Some(Err(why))) => self.failed(why),
+                // That the loser of a race is closed is no failure.
+                Ok(Some(Err(why))) if self.is_connecting(&key, &registration) => self.failed(why),
                 Ok(None) => self.count(|counters| counters.undialled.count()),
-                Err(_) => {}
+                Ok(Some(Err(_))) | Err(_) => {}
             }
         }
-        sleep_until(end).await;
-        let attempt = {
-            let mut waiting = self.waiting.lock();
-            waiting
-                .get_mut(&key)
-                .filter(|entry| Arc::ptr_eq(&entry.registration, &registration))
-                .and_then(|entry| entry.attempt.take())
-        };
-        if attempt.is_some() {
+        if self.is_connecting(&key, &registration) {
+            sleep_until(end).await;
+        }
+        let timed_out = self
+            .with_entry(&key, &registration, |entry| {
+                entry.attempt = None;
+                std::mem::take(&mut entry.connecting)
+            })
+            .unwrap_or(false);
+        if timed_out {
             self.count(|counters| {
                 counters.created.down();
                 counters.timeout.count();
             });
         }
+    }
+
+    /// The entry of `registration`, unless another one has taken its place.
+    fn with_entry<T>(
+        &self,
+        key: &Key,
+        registration: &Arc<Registration>,
+        act: impl FnOnce(&mut Waiting) -> T,
+    ) -> Option<T> {
+        let mut waiting = self.waiting.lock();
+        let entry = waiting.get_mut(key)?;
+        Arc::ptr_eq(&entry.registration, registration).then(|| act(entry))
+    }
+
+    fn is_connecting(&self, key: &Key, registration: &Arc<Registration>) -> bool {
+        self.with_entry(key, registration, |entry| entry.connecting).unwrap_or(false)
     }
 
     /// One dial; `None` when it could not be made.
@@ -374,11 +402,8 @@ impl Service {
         if let Some(entry) = self.waiting.lock().get_mut(key) {
             races = entry.opened.is_some_and(|at| now - at < RACE);
             entry.opened = Some(now);
-            if let Some(attempt) = entry.attempt.take() {
+            if std::mem::take(&mut entry.connecting) {
                 counters.created.down();
-                if dialler == Dialler::Client {
-                    attempt.abort();
-                }
             }
         }
         registration.mark_used();
