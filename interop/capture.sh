@@ -74,12 +74,9 @@ sound() {
 
 decoys='(ip.addr == 198.51.100.2 || ipv6.addr == 2001:db8:4::2)'
 phantoms='(ip.src == 192.122.190.0/24 || ipv6.src == 2001:48a8:687f:1::/64)'
-# What a phantom carries is opaque to the wire, and a prefix imitates protocols without going on
-# with them: only the headers are ours to get right there.
-headers=()
-for protocol in tls ssl dns http ssh data; do
-    headers+=(--disable-protocol "$protocol")
-done
+# What a phantom carries is opaque to the wire, a prefix imitates protocols without going on with them,
+# and a port drawn at random may be that of any protocol: only the headers are ours to get right there.
+headers=(-d 'tcp.port==1-65535,data' -d 'udp.port==1-65535,data')
 
 some 'TLS ClientHellos to decoys' "tls.handshake.type == 1 && $decoys"
 some 'TLS 1.2 ServerHellos of decoys' \
