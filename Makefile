@@ -41,7 +41,7 @@ recorded = $(if $(CONJURE_RECORDS),,rm -rf $(RECORDS)/$(1) && export CONJURE_REC
 
 comma := ,
 
-.PHONY: help run test interop leaks bench fuzz lint build fmt all bin container deployment install packages reproduce \
+.PHONY: help run test interop leaks bench fuzz lint build bindings fmt all bin container deployment install packages reproduce \
 	book doctor backup-config restore-config clean tools-build tools-run tools-test tools-deployment \
 	zbalance detector application registrar registration-server genkey conjure conjure-sim app app-dbg \
 	sim rust libtd
@@ -125,6 +125,9 @@ restore-config: ## Copy ~/conjure-config back
 clean: ## Remove what was built
 	$(CARGO) clean
 	rm -rf bin
+
+bindings: ## Make the bindings of PF_RING's library again
+	@scripts/bindings
 
 fmt: ## Format everything
 	$(CARGO) fmt --all
