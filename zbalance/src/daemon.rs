@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
+use capture::Position;
 use packet::hash::SymmetricHash;
 use parking_lot::Mutex;
 use sandbox::Sandbox;
@@ -229,13 +230,14 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
     }
     let sources: Vec<(String, Input)> =
         sources.into_iter().filter_map(|(name, source)| Some((name, source?))).collect();
-    let sockets = sources.iter().filter_map(|(name, source)| {
-        // Out of descriptors: the successor opens the source itself.
-        Some((name.clone(), source.descriptor()?.try_clone_to_owned().ok()?))
+    let waiting = server.claim().and_then(|claim| {
+        let mut offered = Vec::new();
+        for (name, source) in &sources {
+            let descriptors = source.descriptors().into_iter().map(|fd| fd.try_clone_to_owned());
+            offered.push((name.clone(), descriptors.collect::<io::Result<Vec<_>>>()?));
+        }
+        succession::wait(arguments.cluster, claim, offered)
     });
-    let waiting = server
-        .claim()
-        .and_then(|claim| succession::wait(arguments.cluster, claim, sockets.collect()));
     match waiting {
         Ok(wishes) => handing.wishes = Some(wishes),
         Err(error) => log::warn(format_args!("no upgrade without restart: {error}")),
@@ -265,7 +267,7 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
                 std::thread::sleep(Duration::from_millis(5));
             }
             let handed = ingest.run(&balancer.sources[index].1, &stop, &given);
-            handed.map(|handed| (name, handed.position))
+            handed.map(|position| (name, position))
         })?);
     }
     process::ready("capturing");
@@ -340,7 +342,7 @@ struct Handing {
     /// The ingest threads end for a successor.
     given: Arc<AtomicBool>,
     /// Where it goes on with each source.
-    positions: Option<Sender<(String, u32)>>,
+    positions: Option<Sender<(String, Position)>>,
 }
 
 impl Handing {

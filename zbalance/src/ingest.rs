@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use capture::{Burst, Handed};
+use capture::{Burst, Position};
 use shm::Producer;
 
 use crate::input::Input;
@@ -74,7 +74,7 @@ impl Ingest {
         counters: &Counters,
         stop: &AtomicBool,
         handing: &AtomicBool,
-    ) -> Option<Handed> {
+    ) -> Option<Position> {
         let mut lost_before = 0;
         let mut counted = Instant::now();
         let timeout = if self.active { Duration::ZERO } else { IDLE };
@@ -123,7 +123,7 @@ impl Ingest {
     }
 
     /// Spreads what was begun, and lets go of the source.
-    fn hand_over(&mut self, counters: &Counters) -> Option<Handed> {
+    fn hand_over(&mut self, counters: &Counters) -> Option<Position> {
         let (producer, spread) = (&mut self.producer, &mut self.spread);
         let vlans = spread.filter();
         let mut count = 0;
@@ -136,8 +136,7 @@ impl Ingest {
             }
         });
         counters.received.fetch_add(count, Ordering::Relaxed);
-        // Out of descriptors: the successor opens the source itself.
-        handed?.ok()
+        handed
     }
 
     /// Brings the source back, however long it takes; false when it is time to stop.

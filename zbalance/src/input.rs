@@ -2,9 +2,10 @@
 //! the balancer.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use capture::{Burst, Frame, Handed, Name, OpenError, Source, Standby, Xdp, XdpName, XdpOptions};
+use capture::{Burst, Frame, Name, OpenError, Position, Source, Standby, Xdp, XdpName, XdpOptions};
 use shm::{Memory, Piece, Producer};
 
 use crate::log;
@@ -47,14 +48,14 @@ pub enum Plan {
 
 impl Plan {
     /// Decides over the source `text`, and says why an interface that may be read in any way is not read
-    /// through AF_XDP. `succeeding`: a predecessor reads it now, so AF_XDP is not to be had.
+    /// through AF_XDP. `succeeding`: a predecessor reads it now and keeps it, so AF_XDP is not to be had.
     ///
     /// # Errors
     /// When the text names no source, or an interface that is not there.
     pub fn new(text: &str, succeeding: bool) -> Result<Self, OpenError> {
         let (name, optional) = match text.parse()? {
             Name::Xdp(name) if succeeding => {
-                let reason = "the predecessor has it; a restart brings AF_XDP back";
+                let reason = "the predecessor does not hand it over; a restart brings AF_XDP back";
                 notice_packet(&name.interface, reason);
                 return Ok(Self::Alone);
             }
@@ -185,28 +186,23 @@ impl Input {
         Ok(true)
     }
 
-    /// Hands out what was begun and says where another process goes on. A source that cannot be shared lets
-    /// go of its interface, which the successor reads in another way already, and hands out what it has.
-    pub fn hand_over(&mut self, each: &mut dyn FnMut(Arrival<'_>)) -> Option<io::Result<Handed>> {
-        /// Packets that are still on their way through the kernel come within this time.
-        const LAST: Duration = Duration::from_millis(10);
+    /// Hands out what was begun and says where another process goes on; `None` when the source cannot be
+    /// shared.
+    pub fn hand_over(&mut self, each: &mut dyn FnMut(Arrival<'_>)) -> Option<Position> {
         match self {
             Self::Copied(source) => source.hand_over(&mut |frame| each(Arrival::Copied(frame))),
-            Self::InPlace(xdp) => {
-                xdp.detach();
-                let mut each = |pieces: &mut [Piece], time| each(Arrival::InPlace(pieces, time));
-                while let Ok(Burst::Frames(1..)) = xdp.burst(64, LAST, &mut each) {}
-                None
-            }
-            Self::Absent(_) => None,
+            Self::InPlace(xdp) => Some(xdp.hand_over()),
+            Self::Absent(_) => Some(Position::Absent),
         }
     }
 
-    /// The open socket, for a successor.
-    pub fn descriptor(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+    /// What is open, for a successor.
+    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         match self {
-            Self::Copied(source) => source.descriptor(),
-            Self::InPlace(_) | Self::Absent(_) => None,
+            Self::Copied(source) => source.descriptors(),
+            Self::InPlace(xdp) => xdp.descriptors(),
+            // Only after it was open.
+            Self::Absent(_) => Vec::new(),
         }
     }
 }

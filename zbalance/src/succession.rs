@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use capture::Handed;
+use capture::{Handed, Position};
 use handover::{Channel, Host, Inherited, steps};
 use shm::Claim;
 use telemetry::admin;
@@ -29,8 +29,8 @@ pub(crate) struct Predecessor {
     channel: Channel,
     /// Lock and control socket.
     claim: Option<Claim>,
-    /// Sockets of its sources, by name.
-    sources: HashMap<String, OwnedFd>,
+    /// What its sources have open, by name.
+    sources: HashMap<String, Vec<OwnedFd>>,
 }
 
 impl Predecessor {
@@ -45,8 +45,14 @@ impl Predecessor {
         let (mut inherited, channel) = handover::take_over("zbalance", &socket(cluster))?;
         steps::begin(&channel)?;
         let claim = claim(&mut inherited);
-        let source = |name: &String| Some((name.clone(), inherited.take(&source_name(name))?));
-        let sources = interfaces.iter().filter_map(source).collect();
+        let mut sources = HashMap::new();
+        for name in interfaces {
+            let descriptors: Vec<OwnedFd> =
+                (0..).map_while(|n| inherited.take(&source_name(name, n))).collect();
+            if !descriptors.is_empty() {
+                sources.insert(name.clone(), descriptors);
+            }
+        }
         Ok(Self { channel, claim, sources })
     }
 
@@ -67,14 +73,14 @@ impl Predecessor {
         let mut handed = HashMap::new();
         let mut consumers = 0;
         for (message, _) in steps::ready(&self.channel)? {
-            let Some((number, name)) = message.split_first_chunk::<4>() else { continue };
-            let number = u32::from_be_bytes(*number);
-            let name = String::from_utf8_lossy(name).into_owned();
-            match self.sources.remove(&name) {
-                Some(descriptor) => {
-                    handed.insert(name, Handed { descriptor, position: number });
+            match Said::decode(&message) {
+                Some(Said::Consumers(count)) => consumers = usize::try_from(count).unwrap_or(0),
+                Some(Said::Position(name, position)) => {
+                    if let Some(descriptors) = self.sources.remove(&name) {
+                        handed.insert(name, Handed { descriptors, position });
+                    }
                 }
-                None if name.is_empty() => consumers = usize::try_from(number).unwrap_or(0),
+                // Its sources are opened anew.
                 None => {}
             }
         }
@@ -82,8 +88,42 @@ impl Predecessor {
     }
 }
 
-fn source_name(name: &str) -> String {
-    format!("source {name}")
+/// Name of a descriptor of a source on its way.
+fn source_name(name: &str, number: usize) -> String {
+    format!("source {name} {number}")
+}
+
+/// What the old process says at its end.
+#[derive(Debug, PartialEq, Eq)]
+enum Said {
+    /// Number of its consumers.
+    Consumers(u32),
+    /// Where a source goes on.
+    Position(String, Position),
+}
+
+impl Said {
+    fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Consumers(count) => [&[0][..], &count.to_be_bytes()].concat(),
+            Self::Position(name, position) => {
+                let name = name.as_bytes();
+                // A name of an interface with its prefix, far shorter.
+                let len = u8::try_from(name.len()).unwrap_or(u8::MAX);
+                [&[len], &name[..usize::from(len)], &position.encode()].concat()
+            }
+        }
+    }
+
+    fn decode(message: &[u8]) -> Option<Self> {
+        let (len, rest) = message.split_first()?;
+        if *len == 0 {
+            return Some(Self::Consumers(u32::from_be_bytes(rest.try_into().ok()?)));
+        }
+        let (name, position) = rest.split_at_checked(usize::from(*len))?;
+        let name = String::from_utf8(name.to_vec()).ok()?;
+        Some(Self::Position(name, Position::decode(position)?))
+    }
 }
 
 fn claim(inherited: &mut Inherited) -> Option<Claim> {
@@ -96,7 +136,7 @@ pub(crate) enum Wish {
     /// Leave the control socket to the successor, or take it back.
     Leave(bool),
     /// End, and hand the sources over to the sender.
-    End(Sender<(String, u32)>, Sender<usize>),
+    End(Sender<(String, Position)>, Sender<usize>),
 }
 
 /// Waits for a successor on a thread of its own; its wishes come out.
@@ -106,10 +146,13 @@ pub(crate) enum Wish {
 pub(crate) fn wait(
     cluster: u32,
     claim: Claim,
-    sources: Vec<(String, OwnedFd)>,
+    sources: Vec<(String, Vec<OwnedFd>)>,
 ) -> io::Result<Receiver<Wish>> {
     let mut offered = vec![("lock".to_owned(), claim.lock), ("control".to_owned(), claim.listener)];
-    offered.extend(sources.into_iter().map(|(name, socket)| (source_name(&name), socket)));
+    for (name, descriptors) in sources {
+        let named = |(n, fd)| (source_name(&name, n), fd);
+        offered.extend(descriptors.into_iter().enumerate().map(named));
+    }
     let host = Host::bind(&socket(cluster), offered)?;
     let (tell, told) = channel();
     let serve = move || {
@@ -138,9 +181,9 @@ fn give(channel: &Channel, tell: &Sender<Wish>, pid: u32) -> io::Result<()> {
     tell.send(Wish::End(sources, count)).map_err(|_| gone())?;
     let consumers = consumers.recv_timeout(THREADS).map_err(|_| gone())?;
     let number = u32::try_from(consumers).unwrap_or(u32::MAX);
-    channel.send(&number.to_be_bytes(), &[])?;
+    channel.send(&Said::Consumers(number).encode(), &[])?;
     while let Ok((name, position)) = handed.recv_timeout(THREADS) {
-        channel.send(&[&position.to_be_bytes()[..], name.as_bytes()].concat(), &[])?;
+        channel.send(&Said::Position(name, position).encode(), &[])?;
     }
     steps::stopped(channel)?;
     process::notify(&format!("MAINPID={pid}"));
@@ -162,5 +205,23 @@ impl Gathering {
 
     pub(crate) fn is_over(&self, attached: usize) -> bool {
         attached >= self.consumers || Instant::now() >= self.until
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_round_trips() {
+        let names = ["xdp:tap0@3", "tap0"];
+        let positions = names.map(|name| Said::Position(name.to_owned(), Position::Block(9)));
+        for said in positions.into_iter().chain([Said::Consumers(40)]) {
+            let bytes = said.encode();
+            for len in 0..bytes.len() {
+                assert_eq!(Said::decode(&bytes[..len]), None);
+            }
+            assert_eq!(Said::decode(&bytes), Some(said));
+        }
     }
 }

@@ -11,7 +11,7 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::time::Duration;
 
-use crate::{Burst, Frame, Handed, OpenError, Source, Statistics};
+use crate::{Burst, Frame, OpenError, Position, Source, Statistics};
 
 /// Size of a block, and number of blocks.
 const BLOCK: usize = 1 << 20;
@@ -199,22 +199,21 @@ impl AfPacket {
         })
     }
 
-    /// Goes on reading the socket of a predecessor.
+    /// Goes on reading the socket of a predecessor at this block.
     ///
     /// # Errors
     /// When it is no packet socket with a ring.
-    pub fn take_over(interface: &str, handed: Handed) -> Result<Self, OpenError> {
+    pub fn take_over(interface: &str, socket: OwnedFd, block: u32) -> Result<Self, OpenError> {
         let failed =
             |what| move |cause| OpenError::System { interface: interface.to_owned(), what, cause };
         let name = CString::new(interface)
             .map_err(|_| OpenError::NoInterface { interface: interface.to_owned() })?;
-        let socket = handed.descriptor;
         let ring = Ring::map(&socket).map_err(failed("mapping the ring"))?;
         Ok(Self {
             socket,
             interface: name,
             ring,
-            block: handed.position as usize % BLOCKS,
+            block: block as usize % BLOCKS,
             left: 0,
             offset: 0,
             tagged: Vec::new(),
@@ -392,11 +391,11 @@ impl Source for AfPacket {
         bind(&self.socket, index)
     }
 
-    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.socket.as_fd())
+    fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        vec![self.socket.as_fd()]
     }
 
-    fn hand_over(&mut self, each: &mut dyn FnMut(Frame<'_>)) -> Option<io::Result<Handed>> {
+    fn hand_over(&mut self, each: &mut dyn FnMut(Frame<'_>)) -> Option<Position> {
         if self.left > 0 {
             while self.left > 0 {
                 self.left -= 1;
@@ -406,8 +405,7 @@ impl Source for AfPacket {
             }
             self.return_block();
         }
-        let position = u32::try_from(self.block).unwrap_or(0);
-        Some(self.socket.try_clone().map(|descriptor| Handed { descriptor, position }))
+        Some(Position::Block(u32::try_from(self.block).unwrap_or(0)))
     }
 
     fn statistics(&mut self) -> Statistics {

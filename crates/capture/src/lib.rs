@@ -8,6 +8,7 @@
 mod afpacket;
 mod name;
 mod pcap;
+mod position;
 mod standby;
 pub mod tun;
 mod xdp;
@@ -19,8 +20,9 @@ use std::time::Duration;
 pub use afpacket::AfPacket;
 pub use name::{Name, NameError};
 pub use pcap::{Pcap, PcapError};
+pub use position::Position;
 pub use standby::Standby;
-pub use xdp::{Attachment, Hook, Xdp, XdpName, XdpOptions, against_xdp};
+pub use xdp::{Attachment, Heir, Hook, Xdp, XdpName, XdpOptions, against_xdp};
 
 /// One captured Ethernet frame, VLAN tags in place.
 #[derive(Debug, Clone, Copy)]
@@ -80,15 +82,16 @@ pub trait Source: Send + std::fmt::Debug {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    /// The open socket, for a successor; `None` for a source that cannot be shared.
-    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        None
+    /// What is open, for a successor; none for a source that cannot be shared. They stay the same as long as
+    /// the source lives.
+    fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        Vec::new()
     }
 
     /// Hands out what was begun and says where another process goes on; frames that come meanwhile wait
     /// for it. `None` for a source that cannot be shared. Nothing may be read from it afterwards, unless no
     /// other process does.
-    fn hand_over(&mut self, each: &mut dyn FnMut(Frame<'_>)) -> Option<io::Result<Handed>> {
+    fn hand_over(&mut self, each: &mut dyn FnMut(Frame<'_>)) -> Option<Position> {
         let _ = each;
         None
     }
@@ -97,10 +100,10 @@ pub trait Source: Send + std::fmt::Debug {
 /// A source on its way to another process.
 #[derive(Debug)]
 pub struct Handed {
-    /// The open socket.
-    pub descriptor: OwnedFd,
+    /// [`Source::descriptors`], in their order.
+    pub descriptors: Vec<OwnedFd>,
     /// Where reading goes on.
-    pub position: u32,
+    pub position: Position,
 }
 
 /// Why a source cannot be opened.
@@ -195,23 +198,37 @@ fn available() -> String {
 /// Goes on with the source that `text` names, as a predecessor handed it over.
 ///
 /// # Errors
-/// When the text names another kind of source, or the socket cannot be used.
+/// When the text names no interface, or what was handed over cannot be used.
 pub fn take_over(text: &str, handed: Handed) -> Result<Box<dyn Source>, OpenError> {
-    match text.parse()? {
-        Name::Auto(interface) | Name::Interface(interface) => {
-            Ok(Box::new(AfPacket::take_over(&interface, handed)?))
+    let interface = match text.parse()? {
+        Name::Auto(interface)
+        | Name::Interface(interface)
+        | Name::Xdp(XdpName { interface, .. }) => interface,
+        Name::File(path) => {
+            return Err(OpenError::System {
+                interface: path.display().to_string(),
+                what: "taking over a recording",
+                cause: io::ErrorKind::Unsupported.into(),
+            });
         }
-        Name::Xdp(XdpName { interface, .. }) => Err(OpenError::System {
-            interface,
-            what: "taking over an AF_XDP socket",
-            cause: io::ErrorKind::Unsupported.into(),
-        }),
-        Name::File(path) => Err(OpenError::System {
-            interface: path.display().to_string(),
-            what: "taking over a recording",
-            cause: io::ErrorKind::Unsupported.into(),
-        }),
-    }
+    };
+    let failed = |what| {
+        let interface = interface.clone();
+        move |cause| OpenError::System { interface, what, cause }
+    };
+    let mut descriptors = handed.descriptors.into_iter();
+    let socket = descriptors.next().ok_or_else(|| {
+        failed("taking over a packet socket")(io::Error::from_raw_os_error(libc::EBADF))
+    })?;
+    Ok(match handed.position {
+        Position::Block(block) => Box::new(AfPacket::take_over(&interface, socket, block)?),
+        Position::Absent => Box::new(Heir::absent(Standby::of(socket, &interface)?)),
+        Position::Rings(rings) => {
+            let standby = Standby::of(socket, &interface)?;
+            let heir = Heir::new(standby, descriptors, rings);
+            Box::new(heir.map_err(failed("taking over AF_XDP sockets"))?)
+        }
+    })
 }
 
 /// Opens the source that `text` names, an interface through `AF_PACKET`.

@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 
 use crate::OpenError;
@@ -30,6 +30,20 @@ impl Standby {
         let socket = packet_socket().map_err(failed("packet socket"))?;
         promiscuous(&socket, index).map_err(failed("promiscuous mode"))?;
         Ok((Self { socket, interface: name }, index))
+    }
+
+    /// The socket that [`Standby::descriptor`] gave, in another process.
+    ///
+    /// # Errors
+    /// When `interface` is no name.
+    pub(crate) fn of(socket: OwnedFd, interface: &str) -> Result<Self, OpenError> {
+        let no_interface = |_| OpenError::NoInterface { interface: interface.to_owned() };
+        Ok(Self { socket, interface: CString::new(interface).map_err(no_interface)? })
+    }
+
+    /// The socket.
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 
     /// Reads frames from now on.

@@ -3,10 +3,11 @@
 //! The test binary runs itself again inside the namespaces (`--exact inside`).
 
 use std::net::UdpSocket;
+use std::os::fd::BorrowedFd;
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
-use capture::{Burst, Hook, OpenError, Xdp, XdpName, XdpOptions};
+use capture::{Burst, Handed, Hook, OpenError, Position, Source, Xdp, XdpName, XdpOptions};
 use shm::{Producer, Server, ServerOptions};
 
 const SMALL: XdpOptions = XdpOptions { entries: 512, zero_copy: true };
@@ -42,6 +43,28 @@ fn read(xdp: &mut Xdp, producer: &Producer, mark: &[u8], count: usize) -> Vec<Ve
                 pieces.iter().flat_map(|piece| producer.bytes(piece).to_vec()).collect();
             if packet.windows(mark.len()).any(|window| window == mark) {
                 packets.push(packet);
+            }
+        });
+        assert!(matches!(burst, Ok(Burst::Frames(_))));
+    }
+    packets
+}
+
+/// The source of a successor, which gets copies of the descriptors.
+fn hand_over(descriptors: Vec<BorrowedFd<'_>>, position: Position) -> Box<dyn Source> {
+    let position = Position::decode(&position.encode()).unwrap();
+    let descriptors = descriptors.into_iter().map(|fd| fd.try_clone_to_owned().unwrap()).collect();
+    capture::take_over("xdp:tap0", Handed { descriptors, position }).unwrap()
+}
+
+/// The same as [`read`] for a successor.
+fn read_copies(source: &mut dyn Source, mark: &[u8], count: usize) -> Vec<Vec<u8>> {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let mut packets = Vec::new();
+    while packets.len() < count && Instant::now() < deadline {
+        let burst = source.burst(64, Duration::from_millis(20), &mut |frame| {
+            if frame.data.windows(mark.len()).any(|window| window == mark) {
+                packets.push(frame.data.to_vec());
             }
         });
         assert!(matches!(burst, Ok(Burst::Frames(_))));
@@ -137,6 +160,37 @@ fn inside() {
     // One reader of an interface.
     let second = Xdp::open(&name("tap0", None), SMALL, &memory).unwrap_err();
     assert!(matches!(&second, OpenError::XdpBusy { .. }), "{second}");
+
+    // A successor reads on where it stood, and then its successor; the program stays where it is.
+    send(b"before the hand-over");
+    let position = xdp.hand_over();
+    let mut heir = hand_over(xdp.descriptors(), position);
+    assert_eq!(read_copies(&mut *heir, b"before the hand-over", 1).len(), 1);
+    for round in 0..100u32 {
+        for number in 0..50u32 {
+            send(format!("heir {:06}", 50 * round + number).as_bytes());
+        }
+        let mut packets = read_copies(&mut *heir, b"heir ", 50);
+        assert_eq!(packets.len(), 50, "round {round}: {:?}", heir.statistics());
+        packets.sort_by(|a, b| a[a.len() - 6..].cmp(&b[b.len() - 6..]));
+        for (number, packet) in (50 * round..).zip(&packets) {
+            assert!(packet.ends_with(format!("{number:06}").as_bytes()), "packet {number}");
+        }
+        if round == 50 {
+            let position = heir.hand_over(&mut |_| panic!("nothing was begun")).unwrap();
+            heir = hand_over(heir.descriptors(), position);
+        }
+    }
+    if attachment.fragments {
+        let long: Vec<u8> =
+            b"jumbo ".iter().copied().chain((0..8000u32).map(|n| n as u8)).collect();
+        send(&long);
+        let packets = read_copies(&mut *heir, b"jumbo ", 1);
+        assert!(packets.len() == 1 && packets[0].ends_with(&long));
+    }
+    let statistics = heir.statistics();
+    assert!(statistics.received >= 2450 && statistics.dropped == 0, "{statistics:?}");
+    drop(heir);
 
     // When it closes all frames are back, and packets go to the host.
     let (loans, _) = xdp.close();

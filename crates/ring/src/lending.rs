@@ -5,6 +5,7 @@
 //! filled; sending a filled frame exchanges it for a free one, which goes to the kernel in its place. So
 //! the number of frames on loan never changes, and whatever consumers do, the kernel has frames.
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -33,6 +34,16 @@ impl Memory {
     /// True without any frame.
     pub const fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// The file that it lies in, which another process may map to read.
+    pub fn file(&self) -> BorrowedFd<'_> {
+        self.frames.fd.as_fd()
+    }
+
+    /// Where in the file it begins, in bytes.
+    pub const fn offset(&self) -> usize {
+        self.first
     }
 
     /// Size of a frame in bytes, a power of two. A frame begins at every multiple of it.

@@ -98,7 +98,7 @@ const fn named(text: &[u8]) -> [u8; 16] {
 
 /// Which socket takes the packets of which receive queue.
 #[derive(Debug)]
-pub(super) struct SocketMap(OwnedFd);
+pub(super) struct SocketMap(pub(super) OwnedFd);
 
 impl SocketMap {
     /// A map for `queues` receive queues.
@@ -179,7 +179,7 @@ pub enum Hook {
 /// A program on an interface, as long as this lives.
 #[derive(Debug)]
 pub(super) struct Attached {
-    _link: OwnedFd,
+    pub(super) link: OwnedFd,
     /// Packets in several buffers reach the program.
     pub(super) fragments: bool,
 }
@@ -203,7 +203,7 @@ pub(super) fn attach(map: &SocketMap, interface: u32, hook: Hook) -> io::Result<
         attach_type: ATTACH_TYPE_XDP,
         flags,
     };
-    Ok(Attached { _link: descriptor(LINK_CREATE, &link)?, fragments })
+    Ok(Attached { link: descriptor(LINK_CREATE, &link)?, fragments })
 }
 
 fn load(map: &SocketMap, flags: u32) -> io::Result<OwnedFd> {

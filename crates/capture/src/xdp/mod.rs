@@ -4,24 +4,27 @@
 //! A small program on the interface gives the packets of each receive queue to a socket; packets of a
 //! queue without socket go on into the host. The frames are on loan from the balancer's shared memory,
 //! where consumers read them, so nothing is copied behind the kernel. Program and sockets vanish with the
-//! process, however it ends.
+//! process, however it ends, unless a successor has them: an [`Heir`].
 
 mod bpf;
 mod choice;
+mod heir;
 mod socket;
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use shm::{Loan, Memory, Piece};
 
 pub use bpf::Hook;
 pub use choice::against_xdp;
+pub use heir::Heir;
 
+use crate::position::Rings;
 use crate::standby::Standby;
-use crate::{Burst, OpenError, Statistics};
+use crate::{Burst, OpenError, Position, Statistics};
 use bpf::{Attached, SocketMap};
 use socket::{Binding, Socket};
 
@@ -146,8 +149,10 @@ impl Lent {
 #[derive(Debug)]
 pub struct Xdp {
     // Dropped first: packets go on into the host again.
-    program: Option<Attached>,
-    _map: SocketMap,
+    program: Attached,
+    map: SocketMap,
+    memory: Memory,
+    entries: u32,
     sockets: Vec<Socket>,
     standby: Standby,
     attachment: Attachment,
@@ -219,8 +224,10 @@ impl Xdp {
             queues: sockets.len() as u32,
         };
         Ok(Self {
-            program: Some(program),
-            _map: map,
+            program,
+            map,
+            memory: memory.clone(),
+            entries: options.entries,
             sockets,
             standby,
             attachment,
@@ -247,10 +254,28 @@ impl Xdp {
         self.refill();
     }
 
-    /// Takes the program off the interface: packets go on into the host, and what came before can still be
-    /// read.
-    pub fn detach(&mut self) {
-        self.program = None;
+    /// What is open, for a successor.
+    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        let mut descriptors = vec![
+            self.standby.descriptor(),
+            self.memory.file(),
+            self.program.link.as_fd(),
+            self.map.0.as_fd(),
+        ];
+        descriptors.extend(self.sockets.iter().map(AsFd::as_fd));
+        descriptors
+    }
+
+    /// Where a successor goes on: packets that come meanwhile wait for it in the rings. Nothing may be read
+    /// afterwards, unless there is no successor.
+    pub fn hand_over(&mut self) -> Position {
+        self.refill();
+        Position::Rings(Rings {
+            entries: self.entries,
+            frame_size: self.memory.frame_size(),
+            offset: self.memory.offset() as u64,
+            len: self.memory.len() as u64,
+        })
     }
 
     /// Closes the source; all its frames come back, and a packet socket that can go on with the interface.
@@ -288,7 +313,7 @@ impl Xdp {
     ) -> io::Result<Burst> {
         let mut count = self.receive(max, each);
         if count == 0 {
-            self.wait(timeout)?;
+            socket::wait(&self.sockets, timeout)?;
             count = self.receive(max, each);
         }
         Ok(Burst::Frames(count))
@@ -358,36 +383,10 @@ impl Xdp {
         (packets, taken)
     }
 
-    fn wait(&self, timeout: Duration) -> io::Result<()> {
-        // Rounded up, so that only a wait of no time at all does not sleep.
-        let ms = timeout.as_nanos().div_ceil(1_000_000);
-        let ms = libc::c_int::try_from(ms).unwrap_or(libc::c_int::MAX);
-        let mut entries =
-            [libc::pollfd { fd: -1, events: libc::POLLIN, revents: 0 }; MAX_QUEUES as usize];
-        for (entry, socket) in entries.iter_mut().zip(&self.sockets) {
-            entry.fd = socket.as_fd().as_raw_fd();
-        }
-        let count = self.sockets.len().min(entries.len());
-        // SAFETY: `count` valid entries that live through the call.
-        let ready = unsafe { libc::poll(entries.as_mut_ptr(), count as libc::nfds_t, ms) };
-        match ready {
-            ..0 => {
-                let error = io::Error::last_os_error();
-                if error.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(error) }
-            }
-            // An interface that is gone wakes nobody up.
-            0 => self.sockets.iter().find_map(Socket::error).map_or(Ok(()), Err),
-            _ => Ok(()),
-        }
-    }
-
     /// Counters since the source was opened.
     pub fn statistics(&mut self) -> Statistics {
-        let (mut dropped, mut full) = (self.too_long, 0);
-        for counters in self.sockets.iter().filter_map(|socket| socket.statistics().ok()) {
-            dropped += counters.rx_dropped + counters.rx_ring_full;
-            full += counters.rx_fill_ring_empty_descs;
-        }
+        let (dropped, full) = socket::losses(&self.sockets);
+        let dropped = dropped + self.too_long;
         Statistics { dropped, full, ..self.statistics }
     }
 }

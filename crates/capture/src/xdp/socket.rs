@@ -5,9 +5,12 @@ use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use libc::{c_int, c_void};
 use shm::Memory;
+
+use super::MAX_QUEUES;
 
 /// The descriptor goes on in the next one.
 const CONTINUED: u32 = 1;
@@ -168,8 +171,8 @@ pub(super) struct Socket {
     arrived: u32,
     filled: u32,
     used: u32,
-    /// Memory is in use as long as the socket is.
-    _memory: Memory,
+    /// Memory is in use as long as the socket is; that of another process is kept by the kernel.
+    _memory: Option<Memory>,
 }
 
 impl Socket {
@@ -199,6 +202,16 @@ impl Socket {
         set(socket, libc::XDP_UMEM_FILL_RING, &entries_option)?;
         set(socket, libc::XDP_UMEM_COMPLETION_RING, &completions)?;
         set(socket, libc::XDP_RX_RING, &entries_option)?;
+        Self::map(fd, entries, Some(memory.clone()))
+    }
+
+    /// Goes on with the bound socket of another process, whose rings have `entries` entries.
+    pub(super) fn take_over(fd: OwnedFd, entries: u32) -> io::Result<Self> {
+        Self::map(fd, entries, None)
+    }
+
+    fn map(fd: OwnedFd, entries: u32, memory: Option<Memory>) -> io::Result<Self> {
+        let socket = fd.as_fd();
         let offsets: libc::xdp_mmap_offsets = get(socket, libc::XDP_MMAP_OFFSETS)?;
         let fill_page = libc::off_t::try_from(libc::XDP_UMEM_PGOFF_FILL_RING)
             .map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))?;
@@ -210,16 +223,11 @@ impl Socket {
             mem::size_of::<libc::xdp_desc>(),
         )?;
         let fill = Ring::map(socket, &offsets.fr, fill_page, entries, mem::size_of::<u64>())?;
-        Ok(Self {
-            fd,
-            receive,
-            fill,
-            taken: 0,
-            arrived: 0,
-            filled: 0,
-            used: 0,
-            _memory: memory.clone(),
-        })
+        // How far a ring was used stands in it; a new one begins at 0.
+        let taken = receive.consumer().load(Ordering::Acquire);
+        let filled = fill.producer().load(Ordering::Acquire);
+        let used = fill.consumer().load(Ordering::Acquire);
+        Ok(Self { fd, receive, fill, taken, arrived: taken, filled, used, _memory: memory })
     }
 
     /// Binds the socket to a receive queue of an interface. `other` as for [`Socket::new`], which then
@@ -344,4 +352,38 @@ impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Waits at most `timeout` for packets of any of these sockets, `MAX_QUEUES` of them at most.
+pub(super) fn wait(sockets: &[Socket], timeout: Duration) -> io::Result<()> {
+    // Rounded up, so that only a wait of no time at all does not sleep.
+    let ms = timeout.as_nanos().div_ceil(1_000_000);
+    let ms = libc::c_int::try_from(ms).unwrap_or(libc::c_int::MAX);
+    let mut entries =
+        [libc::pollfd { fd: -1, events: libc::POLLIN, revents: 0 }; MAX_QUEUES as usize];
+    for (entry, socket) in entries.iter_mut().zip(sockets) {
+        entry.fd = socket.as_fd().as_raw_fd();
+    }
+    let count = sockets.len().min(entries.len());
+    // SAFETY: `count` valid entries that live through the call.
+    let ready = unsafe { libc::poll(entries.as_mut_ptr(), count as libc::nfds_t, ms) };
+    match ready {
+        ..0 => {
+            let error = io::Error::last_os_error();
+            if error.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(error) }
+        }
+        // An interface that is gone wakes nobody up.
+        0 => sockets.iter().find_map(Socket::error).map_or(Ok(()), Err),
+        _ => Ok(()),
+    }
+}
+
+/// Packets that the kernel dropped since the sockets were made, and how often it found no frame.
+pub(super) fn losses(sockets: &[Socket]) -> (u64, u64) {
+    let (mut dropped, mut full) = (0, 0);
+    for counters in sockets.iter().filter_map(|socket| socket.statistics().ok()) {
+        dropped += counters.rx_dropped + counters.rx_ring_full;
+        full += counters.rx_fill_ring_empty_descs;
+    }
+    (dropped, full)
 }
