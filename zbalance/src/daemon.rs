@@ -4,10 +4,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use capture::Position;
 use packet::hash::SymmetricHash;
 use parking_lot::Mutex;
 use sandbox::Sandbox;
@@ -25,7 +24,7 @@ use crate::input::{Input, Plan};
 use crate::live::Live;
 use crate::log;
 use crate::spread::{Distribution, Spread};
-use crate::succession::{self, Gathering, Predecessor, Wish};
+use crate::succession::{self, Ending, Gathering, Predecessor, Wish};
 use crate::terminal::{self, READY};
 
 /// Longest wait on the control socket.
@@ -286,12 +285,14 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
     stop.store(true, Ordering::Relaxed);
     for thread in threads {
         // A thread that panicked has said so; the others still have to end.
-        if let (Ok(Some(position)), Some(positions)) = (thread.join(), &handing.positions) {
-            // The successor is gone: then nobody goes on.
-            let _ = positions.send(position);
+        if let (Ok(Some((name, position))), Some(ending)) = (thread.join(), &handing.ending) {
+            ending.hand_over(name, position);
         }
     }
-    let is_given = handing.positions.take().is_some();
+    let is_given = handing.ending.is_some();
+    if let Some(ending) = handing.ending.take() {
+        ending.finish();
+    }
     finish(server, arguments, &balancer, is_given);
     Ok(())
 }
@@ -341,8 +342,8 @@ struct Handing {
     gathering: Option<Gathering>,
     /// The ingest threads end for a successor.
     given: Arc<AtomicBool>,
-    /// Where it goes on with each source.
-    positions: Option<Sender<(String, Position)>>,
+    /// What it is told at the end.
+    ending: Option<Ending>,
 }
 
 impl Handing {
@@ -353,12 +354,10 @@ impl Handing {
         };
         match wish {
             Wish::Leave(left) => server.leave(left),
-            Wish::End(positions, consumers) => {
-                let attached = server.queues().iter().filter(|q| q.consumer.is_some()).count();
-                // The successor may have left meanwhile.
-                let _ = consumers.send(attached);
+            Wish::End(ending) => {
+                ending.count(server.queues().iter().filter(|q| q.consumer.is_some()).count());
                 self.given.store(true, Ordering::Relaxed);
-                self.positions = Some(positions);
+                self.ending = Some(ending);
                 return true;
             }
         }

@@ -135,8 +135,39 @@ fn claim(inherited: &mut Inherited) -> Option<Claim> {
 pub(crate) enum Wish {
     /// Leave the control socket to the successor, or take it back.
     Leave(bool),
-    /// End, and hand the sources over to the sender.
-    End(Sender<(String, Position)>, Sender<usize>),
+    /// End, and hand the sources over.
+    End(Ending),
+}
+
+/// What the main thread says to the successor at its end. The process must not end before that was passed
+/// on.
+#[derive(Debug)]
+pub(crate) struct Ending {
+    consumers: Sender<usize>,
+    positions: Sender<(String, Position)>,
+    /// Ends with the conversation.
+    passed_on: Receiver<()>,
+}
+
+impl Ending {
+    /// Says how many consumers there are.
+    pub(crate) fn count(&self, consumers: usize) {
+        // The successor may have left meanwhile.
+        let _ = self.consumers.send(consumers);
+    }
+
+    /// Says where the successor goes on with a source.
+    pub(crate) fn hand_over(&self, name: String, position: Position) {
+        // The successor is gone: then nobody goes on.
+        let _ = self.positions.send((name, position));
+    }
+
+    /// Waits until all of it has reached the successor, or it is gone.
+    pub(crate) fn finish(self) {
+        drop(self.positions);
+        // Nothing comes but the end.
+        let _ = self.passed_on.recv();
+    }
 }
 
 /// Waits for a successor on a thread of its own; its wishes come out.
@@ -156,8 +187,8 @@ pub(crate) fn wait(
     let host = Host::bind(&socket(cluster), offered)?;
     let (tell, told) = channel();
     let serve = move || {
-        while let Ok((channel, pid)) = host.wait() {
-            match give(&channel, &tell, pid) {
+        while let Ok((conversation, pid)) = host.wait() {
+            match give(&conversation, &tell, pid) {
                 Ok(()) => return,
                 Err(error) => {
                     log::notice(format_args!(
@@ -173,19 +204,21 @@ pub(crate) fn wait(
     Ok(told)
 }
 
-fn give(channel: &Channel, tell: &Sender<Wish>, pid: u32) -> io::Result<()> {
+fn give(conversation: &Channel, tell: &Sender<Wish>, pid: u32) -> io::Result<()> {
     let gone = || io::Error::other("this process ends");
-    steps::heed(channel, || drop(tell.send(Wish::Leave(true))))?;
-    let (sources, handed) = std::sync::mpsc::channel();
-    let (count, consumers) = std::sync::mpsc::channel();
-    tell.send(Wish::End(sources, count)).map_err(|_| gone())?;
+    steps::heed(conversation, || drop(tell.send(Wish::Leave(true))))?;
+    let (positions, handed) = channel();
+    let (count, consumers) = channel();
+    let (_passing, passed_on) = channel();
+    let ending = Ending { consumers: count, positions, passed_on };
+    tell.send(Wish::End(ending)).map_err(|_| gone())?;
     let consumers = consumers.recv_timeout(THREADS).map_err(|_| gone())?;
     let number = u32::try_from(consumers).unwrap_or(u32::MAX);
-    channel.send(&Said::Consumers(number).encode(), &[])?;
+    conversation.send(&Said::Consumers(number).encode(), &[])?;
     while let Ok((name, position)) = handed.recv_timeout(THREADS) {
-        channel.send(&Said::Position(name, position).encode(), &[])?;
+        conversation.send(&Said::Position(name, position).encode(), &[])?;
     }
-    steps::stopped(channel)?;
+    steps::stopped(conversation)?;
     process::notify(&format!("MAINPID={pid}"));
     Ok(())
 }

@@ -451,8 +451,29 @@ fn successors_of_af_xdp(dir: &Path) {
         take(&mut consumer, &mut got);
     }
     sending.join().unwrap();
-    assert!(got.iter().map(|(_, number)| *number).eq(0..COUNT), "{} packets", got.len());
-    goes_away(dir, &mut consumer, COUNT);
+    assert!(
+        got.iter().map(|(_, number)| *number).eq(0..COUNT),
+        "{} packets: {:?}",
+        got.len(),
+        shm::monitor(dir, CLUSTER)
+    );
+    // A consumer that reads nothing meanwhile finds what was queued for it, and then the new one.
+    let mut old = balancer;
+    Sender::new(1).send(COUNT..COUNT + 50);
+    balancer = Process::balancer(dir, "-i xdp:tap0 -c 98 -n 1 -z --take-over");
+    assert_eq!(old.0.wait().unwrap().code(), Some(0));
+    got.clear();
+    let deadline = Instant::now() + LIMIT;
+    while got.len() < 50 && Instant::now() < deadline {
+        take(&mut consumer, &mut got);
+    }
+    assert!(got.iter().map(|(_, number)| *number).eq(COUNT..COUNT + 50), "{} packets", got.len());
+    while consumer.receive(Duration::from_millis(5)).is_empty()
+        && consumer.statistics().attaches < 4
+    {
+        assert!(Instant::now() < deadline, "not attached to the new one");
+    }
+    goes_away(dir, &mut consumer, COUNT + 50);
     balancer.terminate();
 }
 
