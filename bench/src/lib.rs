@@ -30,6 +30,7 @@ pub type MakeRow = fn() -> Result<Row, String>;
 /// All rows by name.
 pub const ROWS: &[(&str, MakeRow)] = &[
     ("detector-uninteresting", || Ok(detector::uninteresting())),
+    ("detector-untracked-443", || Ok(detector::untracked())),
     ("detector-floor", || Ok(detector::floor())),
     ("ring-handover", || Ok(ring::handover())),
     ("hash-ip", || Ok(hash::ip())),

@@ -259,7 +259,7 @@ impl Application {
             let expected = "the URL of a registrar, because enable_share_over_api is on";
             t.problem("preshare_endpoint", "none", expected);
         }
-        t.ignore(&["detector_filter_list"]);
+        t.ignore(crate::detector::KEYS);
         table.finish(application)
     }
 }

@@ -18,7 +18,24 @@ pub struct Detector {
     pub redis_url: Option<String>,
     /// Socket of the gRPC session channel; `Some("")` switches it off.
     pub session_socket: Option<String>,
+    /// Destinations to which alone flows are followed; none for all.
+    pub decoys: Vec<IpNet>,
+    /// Flows over IPv4 that a worker follows, and four times those over IPv6.
+    pub max_flows: Option<usize>,
+    /// Candidates of a worker that wait to be checked.
+    pub max_candidates: Option<usize>,
+    /// Records of a worker whose rest is waited for; 0 for none.
+    pub max_straddling: Option<usize>,
 }
+
+/// Keys that only the detector reads.
+pub(crate) const KEYS: &[&str] = &[
+    "detector_filter_list",
+    "detector_decoys",
+    "detector_max_flows",
+    "detector_max_candidates",
+    "detector_max_straddling",
+];
 
 impl Detector {
     /// Reads the file at `path`.
@@ -55,7 +72,19 @@ impl Detector {
         // Unknown keys are the business of the application's reader of the same file.
         let redis_url = table.string("redis_url");
         let session_socket = table.string("session_socket");
-        let loaded = table.finish(Self { filter, redis_url, session_socket })?;
+        let decoys = table.subnets("detector_decoys").into_iter().map(unmapped).collect();
+        let max_flows = table.integer("detector_max_flows", 1_024..=16_777_216);
+        let max_candidates = table.integer("detector_max_candidates", 16..=8_192);
+        let max_straddling = table.integer("detector_max_straddling", 0..=8_192);
+        let loaded = table.finish(Self {
+            filter,
+            redis_url,
+            session_socket,
+            decoys,
+            max_flows,
+            max_candidates,
+            max_straddling,
+        })?;
         let notices = loaded
             .notices
             .into_iter()

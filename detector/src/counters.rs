@@ -55,14 +55,22 @@ counters! {
     tls_bytes,
     /// SYNs to port 443.
     syns,
+    /// Of these, SYNs to addresses that the list of decoys does not have.
+    syns_elsewhere,
     /// Frames shorter than the tunnel offset, or with a truncated header.
     truncated,
     /// First application records of followed flows; the statistics line calls them tags checked.
     candidates,
     /// Candidates that are too short for a tag and were not checked.
     candidates_short,
-    /// Candidates dropped because the queue of their source was full.
+    /// Candidates dropped because too many of their network waited.
     candidates_dropped,
+    /// First application records that did not end with their segment and were kept.
+    straddling,
+    /// Of these, records whose rest came.
+    joined,
+    /// Kept records that were given up: they took too many segments, or made room for others.
+    straddling_lost,
     /// Followed flows that turned out to be TLS 1.3, which cannot carry a tag.
     tls13,
     /// Flows followed now.

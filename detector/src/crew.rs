@@ -2,11 +2,10 @@
 
 use crate::clock::{Clock, Millis};
 use crate::counters::Counters;
-use crate::flows;
 use crate::log::{self, Level};
 use crate::outlets::Outlets;
 use crate::source::{Burst, FrameSource, SourceState};
-use crate::worker::{Shared, Worker};
+use crate::worker::{Bounds, Shared, Worker};
 use parking_lot::Mutex;
 use shm::Packed;
 use std::any::Any;
@@ -98,6 +97,8 @@ pub struct Recipe {
     pub shared: Shared,
     /// Bytes to skip at the start of every frame.
     pub tunnel_offset: usize,
+    /// What it may hold.
+    pub bounds: Bounds,
     /// Time of the process.
     pub clock: Clock,
     /// Ends every worker.
@@ -168,20 +169,16 @@ impl Recipe {
             Some(source) => source,
             None => (self.open)()?,
         };
-        let mut worker = Worker::new(
-            self.shared.clone(),
-            self.tunnel_offset,
-            flows::DEFAULT_CAPACITY,
-            (self.outlets)(),
-        );
+        let mut worker =
+            Worker::new(self.shared.clone(), self.tunnel_offset, self.bounds, (self.outlets)());
         let earlier_drops = self.post.counters.source_drops.value();
         let mut time = Time::new(self.clock);
         let mut next_cleaning = time.last;
         while !self.stop.load(Relaxed) {
             time.fresh = false;
             self.post.beat();
-            let burst = source.burst(BURST_TIMEOUT, &mut |frame, stamp| {
-                worker.packet(frame, time.of(stamp));
+            let burst = source.burst(BURST_TIMEOUT, &mut |frames, stamp| {
+                worker.packets(frames, time.of(stamp));
             });
             let end = burst? == Burst::Ended;
             let now = time.now();
@@ -290,6 +287,7 @@ mod tests {
     use super::*;
     use crate::candidates::Candidates;
     use crate::outlets::Discard;
+    use crate::source::Each;
     use std::collections::VecDeque;
     use std::sync::mpsc::{Receiver, channel};
 
@@ -305,14 +303,10 @@ mod tests {
     }
 
     impl FrameSource for Scripted {
-        fn burst(
-            &mut self,
-            _: Duration,
-            each: &mut dyn FnMut(&[u8], Option<u64>),
-        ) -> io::Result<Burst> {
+        fn burst(&mut self, _: Duration, each: &mut Each<'_>) -> io::Result<Burst> {
             match self.0.pop_front() {
                 Some(Act::Frame) => {
-                    each(&[0; 60], None);
+                    each(&[&[0; 60]], None);
                     Ok(Burst::Frames(1))
                 }
                 Some(Act::Panic) => panic!("planted"),
@@ -371,6 +365,7 @@ mod tests {
             }),
             shared,
             tunnel_offset: 0,
+            bounds: Bounds::default(),
             clock: Clock::default(),
             stop: Arc::default(),
             handing: Arc::default(),

@@ -3,7 +3,8 @@
 //!
 //! The modules follow the life of a packet. A [`crew`] member reads it from its [`source`] and
 //! gives it to its [`worker`], which decides (`spec/detector.md` 5) with the help of the
-//! [`sessions`] table and of the [`flows`] it follows. What is to be done leaves through the
+//! [`sessions`] table and of the [`flows`] it follows, and of records that are [`straddling`]
+//! segments. What is to be done leaves through the
 //! worker's [`outlets`]: a packet of a session to the tun device, the first packet of a session
 //! that is about to be announced to [`pending`], and a copy of a TLS record to [`candidates`], where
 //! a [`checker`] looks for a tag and publishes what it finds. The [`feed`] brings sessions in, and
@@ -11,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod arguments;
+mod assembly;
 pub mod candidates;
 pub mod checker;
 pub mod clock;
@@ -27,10 +29,15 @@ pub mod outlets;
 pub mod pending;
 mod replay;
 pub mod report;
+mod segment;
+mod service;
 pub mod sessions;
 pub mod settings;
 pub mod source;
 pub mod status;
+pub mod straddling;
 mod succession;
 pub mod test_strings;
+mod threads;
+mod triage;
 pub mod worker;

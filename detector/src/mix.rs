@@ -25,6 +25,12 @@ impl Mixer {
         wide as u64 ^ (wide >> 64) as u64
     }
 
+    /// Hash of one word for a filter, in which a collision costs no more than a closer look.
+    #[inline(always)]
+    pub(crate) const fn word(&self, a: u64) -> u64 {
+        Self::fold(a ^ self.key[0], self.key[1])
+    }
+
     /// Hash of one word.
     #[inline(always)]
     pub(crate) const fn one(&self, a: u64) -> u64 {

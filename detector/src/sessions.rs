@@ -23,8 +23,9 @@ const EXTENSION_SLACK: u64 = 290_000;
 const GRACE: u64 = 1_000;
 
 const SHARDS: usize = 64;
-/// Bits of the bitmap: 512 KiB, which stays in the near cache of a worker.
-const FILTER_BITS: u32 = 22;
+/// Bits of the bitmap: 256 KiB, which stays in the near cache of a worker.
+const FILTER_BITS: u32 = 21;
+const FILTER_WORDS: usize = 1 << (FILTER_BITS - 6);
 /// Removed sessions after which the bitmap is made anew.
 const STALE_LIMIT: usize = 4096;
 
@@ -131,6 +132,22 @@ impl std::hash::Hash for Hashed {
     }
 }
 
+/// Where the bitmap tells of a phantom: a hash that names a word, and three bits in it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Spot(u64);
+
+impl Spot {
+    #[inline(always)]
+    const fn word(self) -> usize {
+        (self.0 >> (64 - FILTER_BITS + 6)) as usize % FILTER_WORDS
+    }
+
+    #[inline(always)]
+    const fn bits(self) -> u64 {
+        1 << (self.0 & 63) | 1 << (self.0 >> 6 & 63) | 1 << (self.0 >> 12 & 63)
+    }
+}
+
 /// What a key stands for.
 #[derive(Debug)]
 enum Entry {
@@ -157,7 +174,7 @@ pub enum Match {
 #[derive(Debug)]
 pub struct Sessions {
     mixer: Mixer,
-    filter: Box<[AtomicU64]>,
+    filter: Box<[AtomicU64; FILTER_WORDS]>,
     shards: Box<[Shard]>,
     live: AtomicUsize,
     refused: AtomicU64,
@@ -174,10 +191,9 @@ impl Default for Sessions {
 impl Sessions {
     /// An empty table.
     pub fn new() -> Self {
-        let words = 1usize << (FILTER_BITS - 6);
         Self {
             mixer: Mixer::random(),
-            filter: (0..words).map(|_| AtomicU64::new(0)).collect(),
+            filter: Box::new([const { AtomicU64::new(0) }; FILTER_WORDS]),
             shards: (0..SHARDS).map(|_| Shard::default()).collect(),
             live: AtomicUsize::new(0),
             refused: AtomicU64::new(0),
@@ -185,13 +201,17 @@ impl Sessions {
         }
     }
 
-    /// Word index and bit of a phantom in the bitmap.
-    /// Word of the bitmap that a phantom has, and its two bits in it. Both have to be set, so that
-    /// 100,000 sessions, which set one bit in twenty, let one other packet in 400 through.
+    /// Where the bitmap tells of the key's phantom. All three bits have to be set, so that 100,000
+    /// phantoms, which set one bit in eight, let fewer than one other packet in 100 through.
     #[inline(always)]
-    fn filter_bits(&self, key: &PackedKey) -> (usize, u64) {
-        let hash = self.mixer.one(key.phantom_word());
-        ((hash >> (64 - FILTER_BITS + 6)) as usize, 1 << (hash & 63) | 1 << (hash >> 6 & 63))
+    pub(crate) const fn spot(&self, key: PackedKey) -> Spot {
+        Spot(self.mixer.word(key.phantom_word()))
+    }
+
+    /// Whether the bitmap has a phantom there. False is certain.
+    #[inline(always)]
+    pub(crate) fn is_set(&self, spot: Spot) -> bool {
+        self.filter[spot.word()].load(Relaxed) & spot.bits() == spot.bits()
     }
 
     // The maps spend the low and the topmost bits, so the shard is chosen by others.
@@ -205,8 +225,7 @@ impl Sessions {
     /// one read.
     #[inline(always)]
     pub fn may_match(&self, key: PackedKey) -> bool {
-        let (word, bits) = self.filter_bits(&key);
-        self.filter[word].load(Relaxed) & bits == bits
+        self.is_set(self.spot(key))
     }
 
     /// Judges a packet with this key. A session that matches is extended to 300 s from `now`.
@@ -312,8 +331,8 @@ impl Sessions {
     }
 
     fn set_filter(&self, key: &PackedKey) {
-        let (word, bits) = self.filter_bits(key);
-        self.filter[word].fetch_or(bits, Relaxed);
+        let spot = self.spot(*key);
+        self.filter[spot.word()].fetch_or(spot.bits(), Relaxed);
     }
 
     /// Clears bits that no key sets any more. Runs under the writers' lock, and a word never loses
@@ -322,8 +341,8 @@ impl Sessions {
         let mut wanted = vec![0u64; self.filter.len()];
         for shard in &self.shards {
             for hashed in shard.read().keys() {
-                let (word, bits) = self.filter_bits(&hashed.key);
-                wanted[word] |= bits;
+                let spot = self.spot(hashed.key);
+                wanted[spot.word()] |= spot.bits();
             }
         }
         for (word, wanted) in self.filter.iter().zip(wanted) {

@@ -2,7 +2,7 @@
 
 use crate::arguments::Arguments;
 use crate::filter::Filter;
-use crate::status::Channels;
+use crate::status::Fixed;
 use ipnet::IpNet;
 use keys::path::{KeyPathError, Strictness};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -74,8 +74,8 @@ pub struct Settings {
     pub redis_url: Option<String>,
     /// Socket of the gRPC channel; `None` when switched off.
     pub session_socket: Option<PathBuf>,
-    /// Channels as the file names them.
-    pub channels: Channels,
+    /// What of the file a reload leaves alone.
+    pub fixed: Fixed,
     /// What an operator should hear.
     pub notices: Vec<String>,
 }
@@ -89,7 +89,7 @@ impl Settings {
         let (checker, mut notices) = load_keys(arguments)?;
         let config = environment.config.clone().unwrap_or_else(|| DEFAULT_CONFIG.into());
         let detector = load_config(&config, environment.config.is_some(), &mut notices)?;
-        let channels = Channels::of(&detector);
+        let fixed = Fixed::of(&detector);
         let tunnel_offset = match environment.tunnel_offset.as_deref().map(str::trim) {
             None | Some("") => 0,
             Some(text) => text.parse().map_err(|_| SettingsError::TunnelOffset(text.to_owned()))?,
@@ -108,13 +108,13 @@ impl Settings {
         Ok(Self {
             config,
             checker,
-            filter: Filter::new(detector.filter),
+            filter: Filter::new(detector.filter, &detector.decoys),
             tunnel_offset,
             // The reference's detector takes this one spelling only.
             log_client_ip: environment.log_client_ip.as_deref() == Some("true"),
             redis_url: Some(redis_url).filter(|url| !url.is_empty()),
             session_socket,
-            channels,
+            fixed,
             notices,
         })
     }

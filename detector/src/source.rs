@@ -1,5 +1,6 @@
 //! Where a worker's frames come from.
 
+use crate::triage::GROUP;
 use shm::{Consumer, ConsumerOptions, ConsumerState, Packed};
 use std::time::{Duration, Instant};
 
@@ -12,18 +13,17 @@ pub enum Burst {
     Ended,
 }
 
+/// Takes frames that lie side by side, and when they were captured, in nanoseconds, where that is not now.
+pub type Each<'a> = dyn FnMut(&[&[u8]], Option<u64>) + 'a;
+
 /// Something that hands out captured Ethernet frames.
 pub trait FrameSource: Send {
-    /// Waits at most `timeout` for frames and hands each to `each`, with the time of its capture in
-    /// nanoseconds where the source replays a recording.
+    /// Waits at most `timeout` for frames and hands them to `each`, as many at a time as lie side by
+    /// side, with the time of their capture in nanoseconds where the source replays a recording.
     ///
     /// # Errors
     /// When the source has failed; it may be opened anew.
-    fn burst(
-        &mut self,
-        timeout: Duration,
-        each: &mut dyn FnMut(&[u8], Option<u64>),
-    ) -> std::io::Result<Burst>;
+    fn burst(&mut self, timeout: Duration, each: &mut Each<'_>) -> std::io::Result<Burst>;
 
     /// Frames that were dropped before they reached this source's reader, since it was opened.
     fn dropped(&mut self) -> u64;
@@ -96,17 +96,22 @@ pub enum SourceState {
 pub struct Queue(Consumer);
 
 impl FrameSource for Queue {
-    fn burst(
-        &mut self,
-        timeout: Duration,
-        each: &mut dyn FnMut(&[u8], Option<u64>),
-    ) -> std::io::Result<Burst> {
+    fn burst(&mut self, timeout: Duration, each: &mut Each<'_>) -> std::io::Result<Burst> {
         let burst = self.0.receive(timeout);
         let count = burst.len();
-        for frame in burst.iter() {
-            each(frame.data, None);
+        let mut frames = burst.iter();
+        let mut group: [&[u8]; GROUP] = [&[]; GROUP];
+        loop {
+            let mut filled = 0;
+            for (slot, frame) in group.iter_mut().zip(&mut frames) {
+                *slot = frame.data;
+                filled += 1;
+            }
+            if filled == 0 {
+                return Ok(Burst::Frames(count));
+            }
+            each(&group[..filled], None);
         }
-        Ok(Burst::Frames(count))
     }
 
     fn dropped(&mut self) -> u64 {
@@ -159,18 +164,14 @@ impl Captured {
 }
 
 impl FrameSource for Captured {
-    fn burst(
-        &mut self,
-        timeout: Duration,
-        each: &mut dyn FnMut(&[u8], Option<u64>),
-    ) -> std::io::Result<Burst> {
+    fn burst(&mut self, timeout: Duration, each: &mut Each<'_>) -> std::io::Result<Burst> {
         let recording = self.recording;
         if self.down.is_some() {
             self.resume(timeout);
             return Ok(Burst::Frames(0));
         }
         let mut hand = |frame: capture::Frame<'_>| {
-            each(frame.data, recording.then_some(frame.timestamp));
+            each(&[frame.data], recording.then_some(frame.timestamp));
         };
         match self.source.burst(BURST, timeout, &mut hand) {
             Ok(capture::Burst::Frames(count)) => Ok(Burst::Frames(count)),

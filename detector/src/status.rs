@@ -1,12 +1,14 @@
 //! What the admin service tells and does (`spec/channels.md` 2).
 
 use crate::arguments::Arguments;
+use crate::candidates;
 use crate::checker::Inlet;
 use crate::crew::Post;
 use crate::filter::Filter;
 use crate::sessions::Sessions;
 use crate::settings;
 use crate::source::SourceState;
+use crate::worker::Bounds;
 use arc_swap::ArcSwap;
 use bus::Publisher;
 use session::redis_in::Subscription;
@@ -51,24 +53,36 @@ pub struct Desk {
     pub handing: Arc<AtomicBool>,
     /// What became of reloads.
     pub reloads: Reloads,
-    /// Channels as they were opened.
-    pub channels: Channels,
+    /// What a reload leaves alone.
+    pub fixed: Fixed,
 }
 
 /// The keys of the configuration that a reload leaves alone.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Channels {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fixed {
     /// `redis_url`.
     pub redis_url: Option<String>,
     /// `session_socket`.
     pub session_socket: Option<String>,
+    /// `detector_max_flows` and `detector_max_straddling`.
+    pub bounds: Bounds,
+    /// `detector_max_candidates`.
+    pub candidates: usize,
 }
 
-impl Channels {
+impl Fixed {
     /// Those of a configuration.
     pub fn of(detector: &conf::Detector) -> Self {
-        let conf::Detector { redis_url, session_socket, .. } = detector;
-        Self { redis_url: redis_url.clone(), session_socket: session_socket.clone() }
+        let standard = Bounds::default();
+        Self {
+            redis_url: detector.redis_url.clone(),
+            session_socket: detector.session_socket.clone(),
+            bounds: Bounds {
+                flows: detector.max_flows.unwrap_or(standard.flows),
+                straddling: detector.max_straddling.unwrap_or(standard.straddling),
+            },
+            candidates: detector.max_candidates.unwrap_or(candidates::DEFAULT_BUDGET),
+        }
     }
 
     /// Keys whose value in `fresh` waits for a restart.
@@ -77,6 +91,9 @@ impl Channels {
         [
             ("redis_url", self.redis_url != fresh.redis_url),
             ("session_socket", self.session_socket != fresh.session_socket),
+            ("detector_max_flows", self.bounds.flows != fresh.bounds.flows),
+            ("detector_max_straddling", self.bounds.straddling != fresh.bounds.straddling),
+            ("detector_max_candidates", self.candidates != fresh.candidates),
         ]
         .into_iter()
         .filter_map(|(key, differs)| differs.then_some(key))
@@ -103,8 +120,8 @@ impl Desk {
         match (keys, config) {
             (Ok((checker, _)), Ok(fresh)) => {
                 self.checker.store(Arc::new(checker));
-                let waiting = self.channels.changed(&fresh);
-                self.filter.store(Arc::new(Filter::new(fresh.filter)));
+                let waiting = self.fixed.changed(&fresh);
+                self.filter.store(Arc::new(Filter::new(fresh.filter, &fresh.decoys)));
                 vec![merge(&keys_file, &[]), merge(&self.config, &waiting)]
             }
             (keys, config) => [
@@ -185,6 +202,11 @@ impl Desk {
             forwarded_bytes: counters.forwarded_bytes,
             held: counters.held,
             released: counters.released,
+            syns_elsewhere: counters.syns_elsewhere,
+            candidates_displaced: inlet.candidates.displaced(),
+            straddling: counters.straddling,
+            joined: counters.joined,
+            straddling_lost: counters.straddling_lost,
             attached: *post.state.lock() == SourceState::Attached,
         }
     }

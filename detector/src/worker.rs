@@ -6,10 +6,12 @@
 use crate::clock::Millis;
 use crate::counters::Counters;
 use crate::filter::Filter;
-use crate::flows::{Flow, Flows};
+use crate::flows::{self, Flow, Flows};
 use crate::pending::Outcome;
 use crate::sessions::{Match, PackedKey, Sessions};
+use crate::straddling::{self, Straddling};
 use crate::test_strings;
+use crate::triage::{GROUP, Group};
 use arc_swap::ArcSwap;
 use packet::{Frame, Ignored, Ip, Ipv4, Ipv6, Tcp, Transport, Udp};
 use session::Proto;
@@ -18,10 +20,6 @@ use std::sync::Arc;
 
 const HTTPS: u16 = 443;
 const DNS: u16 = 53;
-
-/// Start of a client segment that belongs to TLS 1.3: a ChangeCipherSpec record and then
-/// application data, which TLS 1.2 never sends there (`spec/detector.md` 16.4).
-const TLS13_START: [u8; 7] = [0x14, 0x03, 0x03, 0x00, 0x01, 0x01, 0x17];
 
 /// Which connectivity test an operator's probe asked for (`spec/detector.md` 14).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,17 +65,33 @@ pub struct Shared {
     pub counters: Arc<Counters>,
 }
 
+/// What one worker may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Flows over IPv4 that it follows, and four times those over IPv6.
+    pub flows: usize,
+    /// Records whose rest it waits for; 0 to check nothing but single segments.
+    pub straddling: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { flows: flows::DEFAULT_CAPACITY, straddling: straddling::DEFAULT_RECORDS }
+    }
+}
+
 /// The packet path of one queue.
 #[derive(Debug)]
 pub struct Worker<E> {
-    shared: Shared,
+    pub(crate) shared: Shared,
     tunnel_offset: usize,
-    flows: Flows,
-    exits: E,
+    pub(crate) flows: Flows,
+    pub(crate) straddling: Straddling,
+    pub(crate) exits: E,
 }
 
 /// An IP packet, as far as the decisions need it.
-trait Packet {
+pub(crate) trait Packet {
     fn key(&self, proto: Proto, port: u16) -> PackedKey;
     fn flow(&self, port: u16) -> Flow;
     fn source(&self) -> IpAddr;
@@ -134,9 +148,32 @@ impl Packet for Ipv6<'_> {
 }
 
 impl<E: Exits> Worker<E> {
-    /// A worker that skips `tunnel_offset` bytes of every frame and follows up to `capacity` flows.
-    pub fn new(shared: Shared, tunnel_offset: usize, capacity: usize, exits: E) -> Self {
-        Self { shared, tunnel_offset, flows: Flows::new(capacity), exits }
+    /// A worker that skips `tunnel_offset` bytes of every frame.
+    pub fn new(shared: Shared, tunnel_offset: usize, bounds: Bounds, exits: E) -> Self {
+        let (flows, straddling) = (Flows::new(bounds.flows), Straddling::new(bounds.straddling));
+        Self { shared, tunnel_offset, flows, straddling, exits }
+    }
+
+    /// Decides about the frames of a burst, which were captured at `now`.
+    #[inline]
+    pub fn packets(&mut self, frames: &[&[u8]], now: Millis) {
+        if let [frame] = frames {
+            return self.packet(frame, now);
+        }
+        for group in frames.chunks(GROUP) {
+            self.group(group, now);
+        }
+    }
+
+    fn group(&mut self, frames: &[&[u8]], now: Millis) {
+        let (sessions, offset) = (&self.shared.sessions, self.tunnel_offset);
+        let mut group = Group::look(frames, offset, sessions, &self.flows);
+        for (number, frame) in frames.iter().enumerate().take(GROUP) {
+            if !group.is_dull(number, frame.len(), &self.flows) {
+                self.packet(frame, now);
+            }
+        }
+        group.count(&self.shared.counters, offset);
     }
 
     /// Decides about one frame that was captured at `now`.
@@ -195,36 +232,15 @@ impl<E: Exits> Worker<E> {
         let flow = ip.flow(tcp.source_port());
         if tcp.flags().opens() {
             counters.syns.add(1);
-            self.flows.start(&flow, now);
+            if self.shared.filter.load().follows(ip.destination()) {
+                self.flows.start(&flow, now);
+            } else {
+                counters.syns_elsewhere.add(1);
+            }
         } else if tcp.flags().ends() {
             self.flows.stop(&flow, now);
-        } else if self.flows.advance(&flow, now) {
-            self.followed(ip, tcp, &flow, now);
-        }
-    }
-
-    /// A segment of a followed flow.
-    fn followed<P: Packet>(&mut self, ip: &P, tcp: &Tcp<'_>, flow: &Flow, now: Millis) {
-        let counters = &*self.shared.counters;
-        let payload = tcp.payload();
-        if tag::is_application_data(payload) {
-            counters.candidates.add(1);
-            self.flows.stop(flow, now);
-            if payload.len() < tag::MIN_PAYLOAD {
-                counters.candidates_short.add(1);
-            } else {
-                let flow = Endpoints { client: ip.source(), decoy: ip.destination() };
-                if !self.exits.candidate(flow, payload) {
-                    counters.candidates_dropped.add(1);
-                }
-            }
-        } else if payload.starts_with(&TLS13_START) {
-            counters.tls13.add(1);
-            self.flows.stop(flow, now);
-        } else if test_strings::is_tcp(payload) {
-            let source = (ip.source(), tcp.source_port()).into();
-            let destination = (ip.destination(), tcp.destination_port()).into();
-            self.exits.test_string(TestString::Tcp, source, destination);
+        } else if let Some(stage) = self.flows.advance(&flow, now) {
+            self.followed(ip, tcp, &flow, stage, now);
         }
     }
 
@@ -277,6 +293,7 @@ impl<E: Exits> Worker<E> {
         self.flows.sweep(now);
         self.shared.counters.tracked.set(self.flows.tracked() as u64);
         self.shared.counters.evicted.set(self.flows.evicted());
+        self.shared.counters.straddling_lost.set(self.straddling.lost());
     }
 
     /// The flows that are followed.

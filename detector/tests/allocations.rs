@@ -10,7 +10,7 @@ use detector::counters::Counters;
 use detector::outlets::{Discard, Outlets};
 use detector::pending::Pending;
 use detector::sessions::Sessions;
-use detector::worker::{Shared, Worker};
+use detector::worker::{Bounds, Shared, Worker};
 use frames::{tcp4, tcp6, udp4};
 use session::{Proto, SessionKey};
 use std::sync::Arc;
@@ -41,7 +41,7 @@ fn no_allocation_per_packet() {
         patient: false,
         failing: false,
     };
-    let mut worker = Worker::new(shared, 0, 4096, outlets);
+    let mut worker = Worker::new(shared, 0, Bounds::default(), outlets);
     let key = SessionKey::new(Proto::Tcp, PHANTOM.into(), CLIENT.into(), 443).unwrap();
     sessions.upsert(&key, Duration::from_secs(600), Millis(0));
     let handshake = [0x16, 3, 1, 0, 5, 1, 2, 3, 4, 5];

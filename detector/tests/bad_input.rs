@@ -11,7 +11,7 @@ use detector::counters::Counters;
 use detector::outlets::{Discard, Outlets};
 use detector::pending::Pending;
 use detector::sessions::Sessions;
-use detector::worker::{Shared, Worker};
+use detector::worker::{Bounds, Shared, Worker};
 use frames::{tcp4, tcp6, udp4};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -19,6 +19,8 @@ use session::{Proto, SessionKey};
 use std::sync::Arc;
 use std::time::Duration;
 use tag::TagChecker;
+
+const BOUNDS: Bounds = Bounds { flows: 1024, straddling: 64 };
 
 struct Bench {
     worker: Worker<Outlets>,
@@ -51,7 +53,7 @@ fn bench(tunnel_offset: usize) -> Bench {
         sessions.upsert(&key, Duration::from_secs(600), Millis(0));
     }
     let shared = Shared { sessions, filter: Arc::default(), counters: Arc::clone(&counters) };
-    Bench { worker: Worker::new(shared, tunnel_offset, 1024, outlets), checkers, counters }
+    Bench { worker: Worker::new(shared, tunnel_offset, BOUNDS, outlets), checkers, counters }
 }
 
 fn samples() -> Vec<Vec<u8>> {

@@ -9,7 +9,7 @@ const TRUE: super::Default = Value("true");
 const EMPTY: super::Default = Value("\"\"");
 const NONE: super::Default = Value("[]");
 
-/// Settings of the application; the detector reads `detector_filter_list`, `redis_url` and
+/// Settings of the application; the detector reads those that start with `detector_`, `redis_url` and
 /// `session_socket` from the same file.
 pub const APPLICATION: &[Setting] = &[
     setting(
@@ -95,6 +95,30 @@ pub const APPLICATION: &[Setting] = &[
         Texts,
         NONE,
         "Sources whose packets the detector leaves alone: addresses or subnets.",
+    ),
+    setting(
+        "detector_decoys",
+        Texts,
+        NONE,
+        "Decoys, as addresses or subnets: the detector then looks for registrations in flows to them alone. Empty for all.",
+    ),
+    setting(
+        "detector_max_flows",
+        Integer(1_024, 16_777_216),
+        Meaning("131072"),
+        "IPv4 flows to port 443 that a worker of the detector follows for 30 s, 20 bytes each, and a quarter of that over IPv6. The oldest makes room.",
+    ),
+    setting(
+        "detector_max_candidates",
+        Integer(16, 8_192),
+        Meaning("2048"),
+        "Records of a worker of the detector that wait to be checked for a tag. A network with many makes room for one with few.",
+    ),
+    setting(
+        "detector_max_straddling",
+        Integer(0, 8_192),
+        Meaning("512"),
+        "Records of a worker of the detector, 4 KiB each, of which the rest comes in the next segment. The oldest makes room; 0 to check single segments only.",
     ),
     setting("geoip_cc_db_path", Path, EMPTY, "MaxMind database of countries. Empty for none."),
     setting("geoip_asn_db_path", Path, EMPTY, "MaxMind database of networks. Empty for none."),

@@ -214,6 +214,19 @@ pub const GROUPS: &[Group] = &[
             counter("held", "packets", "First packets held for a session still being probed"),
             counter("released", "packets", "Of these, packets forwarded when the session came"),
             gauge("attached", "flag", "1 while the worker has its source"),
+            counter(
+                "syns_elsewhere",
+                "packets",
+                "Connection attempts to none of the listed decoys",
+            ),
+            counter(
+                "candidates_displaced",
+                "records",
+                "Candidates that gave way to other networks",
+            ),
+            counter("straddling", "records", "Candidates that did not end with their segment"),
+            counter("joined", "records", "Of these, records whose rest came"),
+            counter("straddling_lost", "records", "Of these, records given up for want of room"),
         ],
     },
     Group {
