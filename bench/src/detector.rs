@@ -1,6 +1,7 @@
 //! Rows of the detector's packet path.
 
 use crate::measure::{Row, Side, nanoseconds};
+use capture::tun::Sent;
 use detector::clock::Millis;
 use detector::counters::Counters;
 use detector::flows::Flow;
@@ -76,8 +77,10 @@ fn session_key(i: u32) -> SessionKey {
 struct Closed;
 
 impl Exits for Closed {
-    fn forward(&mut self, _: &[u8]) -> bool {
-        false
+    fn forward(&mut self, _: &[u8]) {}
+
+    fn finish(&mut self) -> Sent {
+        Sent::default()
     }
 
     fn candidate(&mut self, _: Endpoints, _: &[u8]) -> bool {

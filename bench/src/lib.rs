@@ -7,7 +7,9 @@
 mod detector;
 mod dtls;
 mod foreign;
+mod forwarding;
 mod hash;
+mod host;
 mod http;
 pub mod idle;
 pub mod loopback;
@@ -39,6 +41,8 @@ pub const ROWS: &[(&str, MakeRow)] = &[
     ("tag-miss-avx2", tag::miss_avx2),
     ("tag-miss-portable", || Ok(tag::miss_portable())),
     ("tag-second-key", || Ok(tag::second_key())),
+    ("tun-forward-bulk", forwarding::bulk),
+    ("tun-forward-ack", forwarding::acknowledgements),
     ("relay", relaying::row),
     ("registrations", registrations::alone),
     ("registrations-sinks", registrations::with_sinks),

@@ -40,7 +40,7 @@ pub fn enter() -> Result<(), String> {
     tool("nft", &["-f", "-"], RULES)
 }
 
-fn tool(program: &str, arguments: &[&str], input: &str) -> Result<(), String> {
+pub(crate) fn tool(program: &str, arguments: &[&str], input: &str) -> Result<(), String> {
     let said = |e: std::io::Error| format!("{program}: {e} (Debian: iproute2, nftables)");
     let mut child =
         Command::new(program).args(arguments).stdin(Stdio::piped()).spawn().map_err(said)?;

@@ -4,15 +4,15 @@
 //! a download from covert to client. One thread relays, on the last CPU; client and covert are
 //! threads on the first.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use application::Station;
 
+use crate::host::{self, Host};
 use crate::loopback::{self, COVERT, OTHER_RELAY};
-use crate::measure::{Row, Side, run_on_first_cpu, thread_time};
+use crate::measure::{Row, run_on_first_cpu, thread_time};
 use crate::station;
 
 /// Word that makes this program the host of the row.
@@ -26,64 +26,15 @@ const CHUNK: usize = 256 * 1024;
 const PLAIN: usize = 32 * 1024;
 const GIGABYTE: f64 = 1e9;
 
-/// The process inside the namespaces, and the pipes to it.
-struct Host {
-    child: Child,
-    questions: ChildStdin,
-    answers: BufReader<ChildStdout>,
-}
-
-impl Host {
-    fn start() -> std::io::Result<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .arg(HOST)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let (questions, answers) = child.stdin.take().zip(child.stdout.take()).expect("are piped");
-        Ok(Self { child, questions, answers: BufReader::new(answers) })
-    }
-
-    /// The answer to `question`; lines of the application's log are passed over.
-    fn ask(&mut self, question: &str) -> Result<f64, String> {
-        writeln!(self.questions, "{question}").map_err(|e| e.to_string())?;
-        loop {
-            let mut line = String::new();
-            if self.answers.read_line(&mut line).map_err(|e| e.to_string())? == 0 {
-                return Err("the relaying process has ended".to_owned());
-            }
-            if let Some(answer) = line.strip_prefix('=') {
-                return answer.trim().parse().map_err(|_| format!("no number: {answer}"));
-            }
-        }
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// A download through a Min tunnel against one through a 32 KiB relay.
 pub(crate) fn row() -> Result<Row, String> {
-    let mut host = Host::start().map_err(|e| e.to_string())?;
+    let host = Host::start(HOST)?;
     host.ask("plain")?;
-    let host = Arc::new(Mutex::new(host));
-    let side = |question: &'static str| -> Side {
-        let host = Arc::clone(&host);
-        Box::new(move || {
-            let mut host = host.lock().expect("no measurement has panicked");
-            host.ask(question).unwrap_or_else(|reason| panic!("{question}: {reason}"))
-        })
-    };
     Ok(Row {
         unit: "ms/GB",
         baseline_name: "a 32 KiB read/write relay",
-        ours: side("tunnel"),
-        baseline: Ok(side("plain")),
+        ours: host.side("tunnel"),
+        baseline: Ok(host.side("plain")),
         plausible: None,
     })
 }
@@ -100,15 +51,14 @@ pub(crate) fn host() -> Result<(), String> {
     let station = station::listen()?;
     drop(inside);
     let phantom = runtime.block_on(station::register(&station, transports::Transport::Min, 0))?;
-    for question in std::io::stdin().lines() {
-        let spent = match &*question.map_err(failed)? {
+    host::answer(|question| {
+        let spent = match question {
             "tunnel" => runtime.block_on(tunnel(&station, phantom, &covert))?,
             "plain" => relay_plainly(&plain, phantom, &covert).map_err(failed)?,
             other => return Err(format!("{HOST}: unknown question {other}")),
         };
-        println!("={}", spent * 1e3 * GIGABYTE / BYTES as f64);
-    }
-    Ok(())
+        Ok(spent * 1e3 * GIGABYTE / BYTES as f64)
+    })
 }
 
 /// Thread time in seconds of a download through a tunnel of `station`.

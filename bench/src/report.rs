@@ -2,7 +2,7 @@
 
 use crate::ROWS;
 use crate::measure::medians;
-use crate::{http, relaying, ring};
+use crate::{forwarding, http, relaying, ring};
 use serde::Serialize;
 use std::process::ExitCode;
 
@@ -136,6 +136,10 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Vec<String>>,
             }
             http::REGISTRAR => {
                 http::serve()?;
+                return Ok(None);
+            }
+            forwarding::HOST => {
+                forwarding::host()?;
                 return Ok(None);
             }
             relaying::HOST => {

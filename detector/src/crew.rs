@@ -180,6 +180,7 @@ impl Recipe {
             let burst = source.burst(BURST_TIMEOUT, &mut |frames, stamp| {
                 worker.packets(frames, time.of(stamp));
             });
+            worker.finish();
             let end = burst? == Burst::Ended;
             let now = time.now();
             if now >= next_cleaning || end {
@@ -286,7 +287,7 @@ pub fn pin(cpu: usize) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::candidates::Candidates;
-    use crate::outlets::Discard;
+    use crate::outlets::{Discard, Passage};
     use crate::source::Each;
     use std::collections::VecDeque;
     use std::sync::mpsc::{Receiver, channel};
@@ -361,7 +362,7 @@ mod tests {
                 pending: Arc::default(),
                 sessions: Arc::clone(&sessions),
                 patient: false,
-                failing: false,
+                passage: Passage::default(),
             }),
             shared,
             tunnel_offset: 0,

@@ -46,7 +46,8 @@ impl Opened {
             }
             let name = format!("tun{queue}");
             let device = match inherited.take(&name) {
-                Some(device) => Tun::from_attached(&name, device),
+                Some(device) => Tun::from_attached(&name, device)
+                    .map_err(|error| Failure::new(Exit::Unavailable, error))?,
                 None => tun(&name)?,
             };
             // Out of descriptors: the successor opens it itself.
@@ -64,7 +65,7 @@ impl Opened {
 fn tun(name: &str) -> Result<Tun, Failure> {
     let end = Instant::now() + PREDECESSOR;
     loop {
-        match Tun::open(name) {
+        match Tun::open_for_batches(name) {
             Err(TunError::Busy(_)) if Instant::now() < end => {
                 std::thread::sleep(Duration::from_millis(20));
             }

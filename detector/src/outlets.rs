@@ -6,7 +6,7 @@ use crate::log::{self, Level};
 use crate::pending::{Outcome, Pending};
 use crate::sessions::{PackedKey, Sessions};
 use crate::worker::{Endpoints, Exits, TestString};
-use capture::tun::Tun;
+use capture::tun::{Batch, Sent, Tun};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,11 +19,20 @@ pub trait PacketSink: Send + Sync {
     /// # Errors
     /// When the packet is lost.
     fn send(&self, packet: &[u8]) -> io::Result<()>;
+
+    /// The device that takes the packets of a burst together, where there is one.
+    fn batches(&self) -> Option<&Tun> {
+        None
+    }
 }
 
 impl PacketSink for Tun {
     fn send(&self, packet: &[u8]) -> io::Result<()> {
         Self::send(self, packet)
+    }
+
+    fn batches(&self) -> Option<&Tun> {
+        self.takes_batches().then_some(self)
     }
 }
 
@@ -34,6 +43,52 @@ pub struct Discard;
 impl PacketSink for Discard {
     fn send(&self, _: &[u8]) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// Packets of one burst on their way into a sink.
+#[derive(Debug, Default)]
+pub struct Passage {
+    /// Where packets wait for the end of the burst, if the sink takes them together.
+    batch: Option<Box<Batch>>,
+    sent: Sent,
+    /// The last packet was refused, so that the next refusal is no news.
+    failing: bool,
+}
+
+impl Passage {
+    /// A passage into `sink`.
+    pub fn into(sink: &dyn PacketSink) -> Self {
+        Self { batch: sink.batches().map(|_| Box::default()), ..Self::default() }
+    }
+
+    /// Takes a packet, which is in the sink when [`finish`](Self::finish) returns.
+    #[inline]
+    pub fn push(&mut self, sink: &dyn PacketSink, packet: &[u8]) {
+        if self.batch.as_mut().is_some_and(|batch| batch.push(packet)) {
+            return;
+        }
+        self.flush(sink);
+        if !self.batch.as_mut().is_some_and(|batch| batch.push(packet)) {
+            self.sent.note(1, packet.len() as u64, sink.send(packet));
+        }
+    }
+
+    fn flush(&mut self, sink: &dyn PacketSink) {
+        if let (Some(batch), Some(tun)) = (&mut self.batch, sink.batches()) {
+            self.sent.add(tun.flush(batch));
+        }
+    }
+
+    /// What became of the packets, and whether the refusal of some is news.
+    pub fn finish(&mut self, sink: &dyn PacketSink) -> (Sent, bool) {
+        self.flush(sink);
+        let sent = std::mem::take(&mut self.sent);
+        let news = sent.lost > 0 && !self.failing;
+        if sent.lost > 0 || sent.packets > 0 {
+            self.failing = sent.lost > 0;
+        }
+        (sent, news)
     }
 }
 
@@ -53,8 +108,8 @@ pub struct Outlets {
     pub sessions: Arc<Sessions>,
     /// Wait for room in the candidate queue: a replay must not lose any.
     pub patient: bool,
-    /// The last packet was refused, so that the next refusal is no news.
-    pub failing: bool,
+    /// The way into the sink.
+    pub passage: Passage,
 }
 
 impl std::fmt::Debug for Outlets {
@@ -65,21 +120,18 @@ impl std::fmt::Debug for Outlets {
 
 impl Exits for Outlets {
     #[inline]
-    fn forward(&mut self, packet: &[u8]) -> bool {
-        match self.sink.send(packet) {
-            Ok(()) => {
-                self.failing = false;
-                true
-            }
-            Err(error) => {
-                if !self.failing {
-                    self.failing = true;
-                    let text = format_args!("failed to send packet into tun: {error}");
-                    log::line(self.queue, Level::Warn, text);
-                }
-                false
-            }
+    fn forward(&mut self, packet: &[u8]) {
+        self.passage.push(&*self.sink, packet);
+    }
+
+    #[inline]
+    fn finish(&mut self) -> Sent {
+        let (sent, news) = self.passage.finish(&*self.sink);
+        if let (true, Some(error)) = (news, &sent.error) {
+            let text = format_args!("failed to send packet into tun: {error}");
+            log::line(self.queue, Level::Warn, text);
         }
+        sent
     }
 
     fn candidate(&mut self, flow: Endpoints, payload: &[u8]) -> bool {

@@ -5,7 +5,7 @@ use crate::assembly::Detector;
 use crate::crew::{self, End, OpenSource, Post, Recipe};
 use crate::daemon::Failure;
 use crate::log::{self, Level};
-use crate::outlets::Outlets;
+use crate::outlets::{Outlets, Passage};
 use crate::source::{self, FrameSource};
 use crate::worker::Shared;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -123,12 +123,12 @@ impl Detector {
         Box::new(move || Outlets {
             worker,
             queue,
+            passage: Passage::into(&*sink),
             sink: Arc::clone(&sink),
             candidates: Arc::clone(&candidates),
             pending: Arc::clone(&pending),
             sessions: Arc::clone(&sessions),
             patient,
-            failing: false,
         })
     }
 }

@@ -13,6 +13,7 @@ use crate::straddling::{self, Straddling};
 use crate::test_strings;
 use crate::triage::{GROUP, Group};
 use arc_swap::ArcSwap;
+use capture::tun::Sent;
 use packet::{Frame, Ignored, Ip, Ipv4, Ipv6, Tcp, Transport, Udp};
 use session::Proto;
 use std::net::{IpAddr, SocketAddr};
@@ -41,8 +42,11 @@ pub struct Endpoints {
 
 /// What a worker wants done.
 pub trait Exits {
-    /// Hands an IP packet of a session to the host; false when the host did not take it.
-    fn forward(&mut self, packet: &[u8]) -> bool;
+    /// Hands an IP packet of a session to the host, before [`finish`](Self::finish) returns.
+    fn forward(&mut self, packet: &[u8]);
+
+    /// Ends a burst: what became of the packets that were forwarded since the last time.
+    fn finish(&mut self) -> Sent;
 
     /// Queues a record that may carry a tag; false when its queue is full.
     fn candidate(&mut self, flow: Endpoints, payload: &[u8]) -> bool;
@@ -279,13 +283,19 @@ impl<E: Exits> Worker<E> {
         match outcome {
             Outcome::Ignored => return false,
             Outcome::Held => counters.held.add(1),
-            Outcome::Forward if self.exits.forward(ip.captured()) => {
-                counters.forwarded.add(1);
-                counters.forwarded_bytes.add(ip.captured().len() as u64);
-            }
-            Outcome::Forward => counters.forward_errors.add(1),
+            Outcome::Forward => self.exits.forward(ip.captured()),
         }
         true
+    }
+
+    /// Ends a burst of packets; until then those of sessions may wait to go on together.
+    #[inline]
+    pub fn finish(&mut self) {
+        let sent = self.exits.finish();
+        let counters = &*self.shared.counters;
+        counters.forwarded.add(sent.packets);
+        counters.forwarded_bytes.add(sent.bytes);
+        counters.forward_errors.add(sent.lost);
     }
 
     /// Forgets a part of the flows that have expired; to be called every 100 ms.

@@ -7,7 +7,7 @@ mod frames;
 use detector::candidates::Candidates;
 use detector::clock::Millis;
 use detector::counters::Counters;
-use detector::outlets::{Discard, Outlets};
+use detector::outlets::{Discard, Outlets, Passage};
 use detector::pending::Pending;
 use detector::sessions::Sessions;
 use detector::worker::{Bounds, Shared, Worker};
@@ -39,7 +39,7 @@ fn no_allocation_per_packet() {
         pending: Arc::new(Pending::default()),
         sessions: Arc::clone(&sessions),
         patient: false,
-        failing: false,
+        passage: Passage::default(),
     };
     let mut worker = Worker::new(shared, 0, Bounds::default(), outlets);
     let key = SessionKey::new(Proto::Tcp, PHANTOM.into(), CLIENT.into(), 443).unwrap();
@@ -64,6 +64,7 @@ fn no_allocation_per_packet() {
         worker.packet(&syn, Millis(now));
         worker.packet(&tracked, Millis(now));
         worker.packet(&forwarded, Millis(now));
+        worker.finish();
         worker.clean(Millis(now));
     };
     round(0);

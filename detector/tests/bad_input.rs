@@ -8,7 +8,7 @@ use detector::candidates::{Bell, Candidates};
 use detector::checker::{Checkers, Inlet};
 use detector::clock::Millis;
 use detector::counters::Counters;
-use detector::outlets::{Discard, Outlets};
+use detector::outlets::{Discard, Outlets, Passage};
 use detector::pending::Pending;
 use detector::sessions::Sessions;
 use detector::worker::{Bounds, Shared, Worker};
@@ -45,7 +45,7 @@ fn bench(tunnel_offset: usize) -> Bench {
         pending: Arc::new(Pending::default()),
         sessions: Arc::clone(&sessions),
         patient: false,
-        failing: false,
+        passage: Passage::default(),
     };
     for (proto, phantom) in [(Proto::Tcp, "192.122.190.7"), (Proto::Udp, "2001:db8::7")] {
         let phantom = phantom.parse().unwrap();
@@ -82,6 +82,7 @@ fn frames_of_every_length() {
         for frame in samples() {
             for len in 0..=frame.len() {
                 bench.worker.packet(&frame[..len], Millis(sent));
+                bench.worker.finish();
                 sent += 1;
             }
             while bench.checkers.check_some(0, &mut Vec::new()) {}
@@ -110,6 +111,7 @@ fn a_million_mutated_packets() {
             frame.truncate(rng.next_u32() as usize % (frame.len() + 1));
         }
         bench.worker.packet(&frame, Millis(i / 100));
+        bench.worker.finish();
         if i % 64 == 0 {
             bench.worker.clean(Millis(i / 100));
         }

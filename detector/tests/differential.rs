@@ -6,6 +6,7 @@ mod model;
 mod traffic;
 
 use arc_swap::ArcSwap;
+use capture::tun::Sent;
 use detector::clock::Millis;
 use detector::counters::Counters;
 use detector::filter::Filter;
@@ -113,17 +114,24 @@ fn follow(scenario: &Value) {
 
 /// Exits that note what left through them.
 #[derive(Default)]
-struct Noted(Vec<Act>);
+struct Noted {
+    acts: Vec<Act>,
+    forwarded: Sent,
+}
 
 impl Exits for Noted {
-    fn forward(&mut self, packet: &[u8]) -> bool {
-        self.0.push(Act::Forward(packet.to_vec()));
-        true
+    fn forward(&mut self, packet: &[u8]) {
+        self.forwarded.note(1, packet.len() as u64, Ok(()));
+        self.acts.push(Act::Forward(packet.to_vec()));
+    }
+
+    fn finish(&mut self) -> Sent {
+        std::mem::take(&mut self.forwarded)
     }
 
     fn candidate(&mut self, flow: Endpoints, payload: &[u8]) -> bool {
         let payload = payload.to_vec();
-        self.0.push(Act::Check { client: flow.client, decoy: flow.decoy, payload });
+        self.acts.push(Act::Check { client: flow.client, decoy: flow.decoy, payload });
         true
     }
 
@@ -136,7 +144,7 @@ impl Exits for Noted {
             TestString::Tcp => "tcp_test",
             TestString::Udp => "udp_test",
         };
-        self.0.push(Act::Log(name, source, destination));
+        self.acts.push(Act::Log(name, source, destination));
     }
 }
 
@@ -211,7 +219,8 @@ fn compare(
         let wanted: Vec<Act> = frames.iter().filter_map(|f| model.frame(f, now)).collect();
         let slices: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
         real.0.packets(&slices, Millis(now));
-        let done = std::mem::take(&mut real.0.exits().0);
+        real.0.finish();
+        let done = std::mem::take(&mut real.0.exits().acts);
         let total = model.counts.packets;
         if straddling == 0 {
             assert_eq!(done, wanted, "seed {seed}, before packet {total}: {frames:02x?}");

@@ -8,7 +8,7 @@ use detector::candidates::{Bell, Candidates};
 use detector::checker::{Checkers, Inlet};
 use detector::clock::Millis;
 use detector::counters::{Counters, Snapshot};
-use detector::outlets::{Discard, Outlets};
+use detector::outlets::{Discard, Outlets, Passage};
 use detector::pending::Pending;
 use detector::sessions::Sessions;
 use detector::worker::{Bounds, Shared, Worker};
@@ -52,7 +52,7 @@ impl Detector {
             pending: Arc::new(Pending::default()),
             sessions: Arc::clone(&sessions),
             patient: false,
-            failing: false,
+            passage: Passage::default(),
         };
         let shared = Shared { sessions, filter: Arc::default(), counters: Arc::clone(&counters) };
         let bounds = Bounds { flows: 1024, straddling };

@@ -2,6 +2,7 @@
 //! candidate queue and checker, once with recorded exits and once with a real tun device.
 
 use arc_swap::ArcSwap;
+use capture::tun::Sent;
 use detector::candidates::{Bell, Candidates};
 use detector::checker::{Checkers, Inlet};
 use detector::clock::{Clock, Millis};
@@ -59,16 +60,21 @@ struct Recorder {
     tun: Option<Arc<RealTun>>,
     candidates: Arc<Candidates>,
     forwarded: Vec<Vec<u8>>,
+    sent: Sent,
     logged: Vec<&'static str>,
 }
 
 impl Exits for Recorder {
-    fn forward(&mut self, packet: &[u8]) -> bool {
+    fn forward(&mut self, packet: &[u8]) {
+        self.sent.note(1, packet.len() as u64, Ok(()));
         self.forwarded.push(match &self.tun {
             Some(tun) => tun.pass(packet),
             None => packet.to_vec(),
         });
-        true
+    }
+
+    fn finish(&mut self) -> Sent {
+        std::mem::take(&mut self.sent)
     }
 
     fn candidate(&mut self, flow: Endpoints, payload: &[u8]) -> bool {
@@ -129,7 +135,13 @@ impl Detector {
             bell,
             Box::new(move |message| sink.lock().push(message)),
         );
-        let exits = Recorder { tun, candidates, forwarded: Vec::new(), logged: Vec::new() };
+        let exits = Recorder {
+            tun,
+            candidates,
+            forwarded: Vec::new(),
+            sent: Sent::default(),
+            logged: Vec::new(),
+        };
         let offset = scenario["gre_offset"].as_u64().unwrap() as usize;
         let worker = Worker::new(shared, offset, BOUNDS, exits);
         Self { worker, checkers, published, now: Millis(1_000_000) }
@@ -137,6 +149,7 @@ impl Detector {
 
     fn frame(&mut self, frame: &[u8]) {
         self.worker.packet(frame, self.now);
+        self.worker.finish();
         self.checkers.check_some(0, &mut Vec::new());
     }
 
@@ -347,7 +360,7 @@ fn feeds_release_what_was_held() {
         pending,
         sessions: Arc::clone(&sessions),
         patient: false,
-        failing: false,
+        passage: detector::outlets::Passage::default(),
     };
     let shared = Shared { sessions, filter: Arc::default(), counters: Arc::clone(&counters) };
     let mut worker = Worker::new(shared, 0, BOUNDS, outlets);
@@ -360,6 +373,7 @@ fn feeds_release_what_was_held() {
     feed.upsert(key, std::time::Duration::from_secs(60));
     assert_eq!(*sink.0.lock(), [syn[14..].to_vec()], "one SYN, from the IP header on");
     worker.packet(&syn, clock.now());
+    worker.finish();
     assert_eq!(sink.0.lock().len(), 2);
     let counters = counters.snapshot();
     assert_eq!((counters.held, counters.released, counters.forwarded), (1, 1, 1));

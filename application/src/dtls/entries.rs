@@ -42,7 +42,7 @@ impl TunEntries {
     ) -> Result<Self, StartError> {
         let name = device_name()?;
         match attached(&name) {
-            Some(device) => Ok(Self(Tun::from_attached(&name, device))),
+            Some(device) => Ok(Self(Tun::from_attached(&name, device)?)),
             None => Ok(Self::open(&name)?),
         }
     }

@@ -1,21 +1,31 @@
 //! Tun devices: the way of a phantom packet into the host (`spec/detector.md` 13).
 //!
 //! A device is opened single-queue and without packet information, so what is written is a raw IP
-//! packet.
+//! packet. On request the kernel also takes a header before each, with which segments of a flow go in
+//! as one ([`Batch`]); no offload has to be switched on for that direction. Which form a device has is
+//! up to whoever attached it last, whatever it was created with.
+
+mod batch;
+
+pub use batch::{Batch, Sent, VNET_LEN};
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::ioctl::{Opcode, Setter, Updater, ioctl};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 
 const TUNSETIFF: Opcode = 0x4004_54ca;
+const TUNGETIFF: Opcode = 0x8004_54d2;
+const TUNSETVNETHDRSZ: Opcode = 0x4004_54d8;
+const TUNSETVNETLE: Opcode = 0x4004_54dc;
 const SIOCGIFFLAGS: Opcode = 0x8913;
 const SIOCSIFFLAGS: Opcode = 0x8914;
 
 const IFF_TUN: u16 = 0x0001;
 const IFF_NO_PI: u16 = 0x1000;
+const IFF_VNET_HDR: u16 = 0x4000;
 const IFF_UP: u16 = 0x0001;
 const IFF_RUNNING: u16 = 0x0040;
 
@@ -74,6 +84,8 @@ pub enum TunError {
 pub struct Tun {
     device: OwnedFd,
     name: String,
+    /// A header stands before each packet.
+    headers: bool,
 }
 
 impl Tun {
@@ -83,26 +95,61 @@ impl Tun {
     /// # Errors
     /// [`TunError`] names the cause and the remedy.
     pub fn open(name: &str) -> Result<Self, TunError> {
+        Self::attach(name, 0)
+    }
+
+    /// The same for a device that takes a [`Batch`], unless the kernel has none of that kind.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_for_batches(name: &str) -> Result<Self, TunError> {
+        // What the kernel does not know is as invalid to it as a device with several queues.
+        match Self::attach(name, IFF_VNET_HDR) {
+            Err(TunError::MultiQueue(_)) => Self::open(name),
+            opened => opened,
+        }
+    }
+
+    fn attach(name: &str, more: u16) -> Result<Self, TunError> {
         let request = request(name)?;
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let device = rustix::fs::open("/dev/net/tun", flags, Mode::empty())
             .map_err(|error| TunError::Control(error.into()))?;
-        let attach = InterfaceRequest { flags: IFF_TUN | IFF_NO_PI, ..request };
+        let attach = InterfaceRequest { flags: IFF_TUN | IFF_NO_PI | more, ..request };
         set::<TUNSETIFF>(device.as_fd(), attach).map_err(|error| match error {
             Errno::BUSY => TunError::Busy(name.to_owned()),
             Errno::PERM => TunError::Missing(name.to_owned()),
             Errno::INVAL => TunError::MultiQueue(name.to_owned()),
             other => TunError::Device { name: name.to_owned(), source: other.into() },
         })?;
-        let tun = Self { device, name: name.to_owned() };
-        tun.bring_up(request)
-            .map_err(|error| TunError::Device { name: name.to_owned(), source: error.into() })?;
+        let tun = Self { device, name: name.to_owned(), headers: more & IFF_VNET_HDR != 0 };
+        let ready = tun.agree_on_headers().and_then(|()| tun.bring_up(request));
+        ready.map_err(|error| TunError::Device { name: name.to_owned(), source: error.into() })?;
         Ok(tun)
     }
 
     /// Takes a device that is attached already, as another process passed it on.
-    pub fn from_attached(name: &str, device: OwnedFd) -> Self {
-        Self { device, name: name.to_owned() }
+    ///
+    /// # Errors
+    /// When `device` is no tun device that is attached.
+    pub fn from_attached(name: &str, device: OwnedFd) -> Result<Self, TunError> {
+        let failed =
+            |error: Errno| TunError::Device { name: name.to_owned(), source: error.into() };
+        let mut current = request(name)?;
+        update::<TUNGETIFF>(device.as_fd(), &mut current).map_err(failed)?;
+        let headers = current.flags & IFF_VNET_HDR != 0;
+        let tun = Self { device, name: name.to_owned(), headers };
+        tun.agree_on_headers().map_err(failed)?;
+        Ok(tun)
+    }
+
+    /// Fixes length and byte order of the headers, which a device keeps from an earlier user.
+    fn agree_on_headers(&self) -> Result<(), Errno> {
+        if self.headers {
+            number::<TUNSETVNETHDRSZ>(self.device.as_fd(), VNET_LEN as i32)?;
+            number::<TUNSETVNETLE>(self.device.as_fd(), 1)?;
+        }
+        Ok(())
     }
 
     fn bring_up(&self, request: InterfaceRequest) -> Result<(), Errno> {
@@ -126,14 +173,35 @@ impl Tun {
         &self.name
     }
 
+    /// Whether it takes a [`Batch`].
+    pub const fn takes_batches(&self) -> bool {
+        self.headers
+    }
+
     /// Writes one IP packet; the kernel takes it in as received on the interface.
     ///
     /// # Errors
     /// When the kernel refuses the packet.
     #[inline]
     pub fn send(&self, packet: &[u8]) -> io::Result<()> {
-        rustix::io::write(&self.device, packet)?;
+        if self.headers {
+            let parts = [IoSlice::new(&[0; VNET_LEN]), IoSlice::new(packet)];
+            rustix::io::writev(&self.device, &parts)?;
+        } else {
+            rustix::io::write(&self.device, packet)?;
+        }
         Ok(())
+    }
+
+    /// Writes what a batch consists of.
+    pub fn flush(&self, batch: &mut Batch) -> Sent {
+        batch.flush(|parts| {
+            match parts {
+                [whole] => rustix::io::write(&self.device, whole)?,
+                parts => rustix::io::writev(&self.device, parts)?,
+            };
+            Ok(())
+        })
     }
 
     /// Reads one IP packet that the kernel sends out of the interface; never waits.
@@ -141,7 +209,12 @@ impl Tun {
     /// # Errors
     /// `WouldBlock` when there is none.
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        Ok(rustix::io::read(&self.device, buffer)?)
+        if !self.headers {
+            return Ok(rustix::io::read(&self.device, buffer)?);
+        }
+        let mut header = [0; VNET_LEN];
+        let mut parts = [IoSliceMut::new(&mut header), IoSliceMut::new(buffer)];
+        Ok(rustix::io::readv(&self.device, &mut parts)?.saturating_sub(VNET_LEN))
     }
 }
 
@@ -166,12 +239,17 @@ fn set<const OPCODE: Opcode>(fd: BorrowedFd<'_>, request: InterfaceRequest) -> R
     unsafe { ioctl(fd, Setter::<OPCODE, InterfaceRequest>::new(request)) }
 }
 
+fn number<const OPCODE: Opcode>(fd: BorrowedFd<'_>, number: i32) -> Result<(), Errno> {
+    // SAFETY: TUNSETVNETHDRSZ and TUNSETVNETLE read an `int`; neither keeps the pointer.
+    unsafe { ioctl(fd, Setter::<OPCODE, i32>::new(number)) }
+}
+
 fn update<const OPCODE: Opcode>(
     fd: BorrowedFd<'_>,
     request: &mut InterfaceRequest,
 ) -> Result<(), Errno> {
-    // SAFETY: SIOCGIFFLAGS reads and writes a `struct ifreq`, for which `InterfaceRequest` has size
-    // and layout; it does not keep the pointer.
+    // SAFETY: SIOCGIFFLAGS and TUNGETIFF read and write a `struct ifreq`, for which
+    // `InterfaceRequest` has size and layout; neither keeps the pointer.
     unsafe { ioctl(fd, Updater::<OPCODE, InterfaceRequest>::new(request)) }
 }
 

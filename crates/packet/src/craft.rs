@@ -1,5 +1,6 @@
 //! Making packets: the datagram that primes a NAT entry (`spec/application.md` 13.3).
 
+use crate::checksum::Sum;
 use std::net::{IpAddr, SocketAddr};
 
 /// Protocol number of UDP.
@@ -23,8 +24,8 @@ pub fn udp(source: SocketAddr, destination: SocketAddr, payload: &[u8]) -> Optio
             let mut header = vec![0x45, 0, total[0], total[1], 0, 0, 0, 0, TTL, UDP, 0, 0];
             header.extend_from_slice(&from.octets());
             header.extend_from_slice(&to.octets());
-            let sum = checksum(&[&header]);
-            header[10..12].copy_from_slice(&sum.to_be_bytes());
+            let sum = Sum::default().and(&header);
+            header[10..12].copy_from_slice(&sum.checksum());
             (header, [from.octets(), to.octets()].concat())
         }
         (IpAddr::V6(from), IpAddr::V6(to)) => {
@@ -37,27 +38,12 @@ pub fn udp(source: SocketAddr, destination: SocketAddr, payload: &[u8]) -> Optio
         _ => return None,
     };
     let pseudo = [&addresses[..], &[0, UDP], &length.to_be_bytes()].concat();
-    let sum = match checksum(&[&pseudo, &datagram]) {
+    let sum = match Sum::default().and(&pseudo).and(&datagram).checksum() {
         // Zero would mean that there is none.
-        0 => u16::MAX,
+        [0, 0] => [0xff, 0xff],
         sum => sum,
     };
-    datagram[6..8].copy_from_slice(&sum.to_be_bytes());
+    datagram[6..8].copy_from_slice(&sum);
     packet.extend_from_slice(&datagram);
     Some(packet)
-}
-
-/// The Internet checksum (RFC 1071) over `parts`; all but the last have an even length.
-fn checksum(parts: &[&[u8]]) -> u16 {
-    let mut sum = 0u64;
-    for part in parts {
-        for pair in part.chunks(2) {
-            let low = pair.get(1).copied().unwrap_or(0);
-            sum += u64::from(u16::from_be_bytes([pair[0], low]));
-        }
-    }
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(sum as u16)
 }

@@ -6,11 +6,13 @@
 //! (`spec/ingest.md` 9.1); both feed [`hash::SymmetricHash`]. Nothing here allocates, and no sequence of bytes makes it panic.
 #![forbid(unsafe_code)]
 
+pub mod checksum;
 pub mod craft;
 pub mod distribution;
 pub mod frame;
 pub mod hash;
 pub mod ip;
+pub mod segment;
 pub mod transport;
 pub mod tunnel;
 pub mod walk;
