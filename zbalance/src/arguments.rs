@@ -27,11 +27,12 @@ use crate::foreign::Foreign;
 #[command(
     name = "zbalance",
     version,
-    after_help = "Options of the reference that do nothing here: -b -J -Q -R -S -u -w. Refused, with \
+    after_help = "Options of the reference that do nothing here: -J -Q -R -S -u -w. Refused, with \
                   the reason: -A -C -E -f -G -O -r -T -X -Z."
 )]
 pub struct Arguments {
-    /// Sources, separated by commas: INTERFACE, afp:INTERFACE or pcap:FILE; zc: before one is ignored.
+    /// Sources, separated by commas: INTERFACE, afp:INTERFACE, xdp:INTERFACE or pcap:FILE. With zc:INTERFACE for each
+    /// the queues are those of PF_RING ZC, where its library, module and driver are there; otherwise zc: is ignored.
     #[arg(short = 'i', long, value_name = "SOURCE,…", required = true, value_delimiter = ',',
           action = ArgAction::Set, num_args = 1)]
     pub interfaces: Vec<String>,
@@ -72,7 +73,7 @@ pub struct Arguments {
     #[arg(short = 'q', long, value_name = "N", default_value_t = 8192,
           value_parser = clap::value_parser!(u32).range(64..=1 << 20))]
     pub slots: u32,
-    /// Buffers of a consumer; accepted for the reference's sake, these queues need none.
+    /// Buffers of a consumer of PF_RING ZC, rounded up to a power of two; queues of our own need none.
     #[arg(short = 'b', long, value_name = "N", default_value_t = 16)]
     pub buffers: u32,
     /// Wait busily instead of sleeping between bursts.
@@ -104,7 +105,7 @@ pub struct Arguments {
     #[arg(short = 'W', long, value_name = "SECONDS", default_value_t = 0)]
     pub wait: u64,
     /// Become this user once the sources are open (name, or UID:GID), otherwise CJ_USER; a balancer that
-    /// stays root keeps no capability either.
+    /// stays root keeps no capability either. Not with PF_RING ZC.
     #[arg(short = 'D', long, value_name = "USER")]
     pub user: Option<sandbox::User>,
     /// Open the sources, say what is wrong, and exit: 0 when the balancer could start.

@@ -12,6 +12,7 @@ use signalling::station::{
 use telemetry::admin::{self, DaemonStatus};
 use telemetry::process::Reloads;
 
+use crate::arguments::Arguments;
 use crate::format::{Details, Snapshot};
 use crate::ingest::Counters;
 use crate::live::{self, Live};
@@ -71,6 +72,21 @@ const fn dropped(queue: &QueueStatus) -> u64 {
 }
 
 impl Balancer {
+    /// A balancer of these sources, which ends with `stop`.
+    pub(crate) fn new(arguments: &Arguments, sources: Vec<String>, stop: &Arc<AtomicBool>) -> Self {
+        Self {
+            cluster: arguments.cluster,
+            sets: arguments.queues.clone(),
+            start: Instant::now(),
+            sources: sources.into_iter().map(|name| (name, Counters::default())).collect(),
+            latest: Mutex::default(),
+            stop: Arc::clone(stop),
+            live: Live::new(arguments),
+            reloads: Reloads::default(),
+            beats: AtomicU64::new(0),
+        }
+    }
+
     /// Reads the file of options again.
     pub(crate) fn reload_file(&self) -> Vec<FileResult> {
         self.reloads.run("capturing", || live::reload(&self.live))
@@ -209,7 +225,6 @@ impl admin::Daemon for Balancer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arguments::Arguments;
     use crate::ingest::Ingest;
     use crate::input::Input;
     use crate::spread::{Distribution, Spread};
@@ -247,17 +262,8 @@ mod tests {
         (options.slots, options.producers) = (64, 2);
         let (_server, producers) = shm::Server::bind(options, [1; 16]).unwrap();
         let arguments = Arguments::parse_from(["zbalance", "-i", "a,b", "-n", "1"]);
-        let balancer = Arc::new(Balancer {
-            cluster: 98,
-            sets: vec![1],
-            start: Instant::now(),
-            sources: ["a", "b"].map(|name| (name.to_owned(), Counters::default())).into(),
-            latest: Mutex::default(),
-            stop: Arc::default(),
-            live: Live::new(&arguments),
-            reloads: Reloads::default(),
-            beats: AtomicU64::new(0),
-        });
+        let names = ["a", "b"].map(str::to_owned).into();
+        let balancer = Arc::new(Balancer::new(&arguments, names, &Arc::default()));
         let mut releases = Vec::new();
         let mut threads = Vec::new();
         for (index, producer) in producers.into_iter().enumerate() {

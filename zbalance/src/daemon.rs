@@ -1,27 +1,27 @@
 //! From start to end: sources, queues, control socket, statistics, signals.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use packet::hash::SymmetricHash;
-use parking_lot::Mutex;
 use sandbox::Sandbox;
 use shm::{Event, Region, Server, ServerError, ServerOptions};
 use telemetry::admin::{self, Identification};
 use telemetry::output::{self, Format};
-use telemetry::process::{self, Exit, Reloads, Signal, Signals};
+use telemetry::process::{self, Exit, Signal, Signals};
+use tokio::runtime::Runtime;
 
 use crate::arguments::Arguments;
 use crate::balancer::{Balancer, all_move};
 use crate::cpu::{check_cores, online, pin};
 use crate::format::{count, rate};
-use crate::ingest::{Counters, Ingest};
+use crate::ingest::Ingest;
 use crate::input::{Input, Plan};
-use crate::live::Live;
 use crate::log;
 use crate::spread::{Distribution, Spread};
 use crate::succession::{self, Ending, Gathering, Predecessor, Wish};
@@ -82,18 +82,37 @@ pub enum StartError {
     /// The process cannot be confined.
     #[error(transparent)]
     Sandbox(#[from] sandbox::SandboxError),
+    /// The cluster of PF_RING cannot be made.
+    #[cfg(feature = "pfring")]
+    #[error(transparent)]
+    Cluster(#[from] pfring::ClusterError),
+    /// A cluster of PF_RING has one producer.
+    #[cfg(feature = "pfring")]
+    #[error(
+        "--take-over: cluster {0} is one of PF_RING, which has a single balancer: stop that one, then start this one \
+         without --take-over"
+    )]
+    OneProducer(u32),
+    /// PF_RING has ended capture.
+    #[cfg(feature = "pfring")]
+    #[error(transparent)]
+    Ended(#[from] pfring::ReceiveError),
     /// The operating system refuses something every process has.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
 }
 
 impl StartError {
-    const fn exit(&self) -> Exit {
+    fn exit(&self) -> Exit {
         match self {
             Self::Source(
                 capture::OpenError::Permission { .. } | capture::OpenError::XdpPermission { .. },
             ) => Exit::NoPerm,
             Self::Handover(_) => Exit::Unavailable,
+            #[cfg(feature = "pfring")]
+            Self::Cluster(error) if error.is_permission() => Exit::NoPerm,
+            #[cfg(feature = "pfring")]
+            Self::Cluster(_) | Self::Ended(_) | Self::OneProducer(_) => Exit::Unavailable,
             Self::Sandbox(error) if error.is_configuration() => Exit::Config,
             Self::Sandbox(_) => Exit::NoPerm,
             Self::Source(capture::OpenError::Name(_)) => Exit::Usage,
@@ -143,6 +162,10 @@ pub fn main(mut arguments: Arguments) -> Exit {
 
 fn run(arguments: &Arguments) -> Result<(), StartError> {
     raise();
+    #[cfg(feature = "pfring")]
+    if let Some(library) = crate::pfring::choose(arguments) {
+        return crate::pfring::run(arguments, library);
+    }
     let mut predecessor = match arguments.take_over && !arguments.check_config {
         true => Some(Predecessor::meet(arguments.cluster, &arguments.interfaces)?),
         false => None,
@@ -168,53 +191,13 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
     let claim = predecessor.as_mut().and_then(Predecessor::take_claim);
     let (server, producers) = Server::succeed(options, rand::random(), claim, Some(region))?;
     // Now the cluster is this process's, and so are its files.
-    let log = match &arguments.log {
-        Some(path) => Some(
-            terminal::open_log(path)
-                .map_err(|cause| StartError::Log { path: path.clone(), cause })?,
-        ),
-        None => None,
-    };
-    if let Some(path) = &arguments.pid_file {
-        std::fs::write(path, format!("{}\n", std::process::id()))
-            .map_err(|cause| StartError::PidFile { path: path.clone(), cause })?;
-    }
-    let balancer = Arc::new(Balancer {
-        sets: arguments.queues.clone(),
-        cluster: arguments.cluster,
-        start: Instant::now(),
-        sources: sources.iter().map(|(name, _)| (name.clone(), Counters::default())).collect(),
-        latest: Mutex::default(),
-        stop: Arc::clone(&stop),
-        live: Live::new(arguments),
-        reloads: Reloads::default(),
-        beats: AtomicU64::new(0),
-    });
-    runtime.spawn(obey(signals, Arc::clone(&balancer)));
-    runtime.spawn(process::watchdog(all_move(Arc::clone(&balancer))));
-    {
-        let _runtime = runtime.enter();
-        let path = admin::socket_path(&admin::ipc_dir(), "zbalance", 0);
-        let command_line: Vec<String> = std::env::args().collect();
-        let who = Identification::new(
-            "zbalance",
-            env!("CARGO_PKG_VERSION"),
-            command_line.join(" ").as_bytes(),
-        );
-        if let Err(error) = admin::serve(&path, Arc::clone(&balancer), who) {
-            log::warn(format_args!("no admin service: {error}"));
-        }
-    }
+    let log = own_files(arguments)?;
+    let names = sources.iter().map(|(name, _)| name.clone()).collect();
+    let balancer = Arc::new(Balancer::new(arguments, names, &stop));
+    serve_operator(&runtime, signals, &balancer);
     let queues: u32 = arguments.queues.iter().sum();
     log::say(format_args!("Starting balancer with {queues} consumer queues.."));
-    let distribution = Distribution {
-        mode: arguments.mode,
-        sets: arguments.queues.clone(),
-        hash: SymmetricHash::new(rand::random()),
-        map: arguments.map(),
-        decapsulate: arguments.decap,
-        vlans: Arc::clone(&balancer.live.vlans),
-    };
+    let distribution = distribution(arguments, &balancer);
     let go = Arc::new(AtomicBool::new(false));
     let mut threads = Vec::new();
     if let Some(predecessor) = predecessor {
@@ -269,18 +252,7 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
             handed.map(|position| (name, position))
         })?);
     }
-    process::ready("capturing");
-    let ready = format!("{READY}, cluster {}, mode {}", arguments.cluster, arguments.mode);
-    println!("{ready}");
-    // What could go wrong with the start was said where it was started.
-    if terminal::is_background() {
-        terminal::leave(log.as_ref())?;
-    } else if let Some(log) = &log {
-        terminal::print_to(log)?;
-    }
-    if log.is_some() {
-        println!("{ready}");
-    }
+    announce(arguments, log.as_ref())?;
     let server = serve(server, arguments, &balancer, &go, &mut handing);
     stop.store(true, Ordering::Relaxed);
     for thread in threads {
@@ -294,6 +266,68 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
         ending.finish();
     }
     finish(server, arguments, &balancer, is_given);
+    Ok(())
+}
+
+/// Makes the log and the file with the process id.
+pub(crate) fn own_files(arguments: &Arguments) -> Result<Option<File>, StartError> {
+    let log = match &arguments.log {
+        Some(path) => Some(
+            terminal::open_log(path)
+                .map_err(|cause| StartError::Log { path: path.clone(), cause })?,
+        ),
+        None => None,
+    };
+    if let Some(path) = &arguments.pid_file {
+        std::fs::write(path, format!("{}\n", std::process::id()))
+            .map_err(|cause| StartError::PidFile { path: path.clone(), cause })?;
+    }
+    Ok(log)
+}
+
+/// Follows signals, feeds the watchdog, and serves the admin socket.
+pub(crate) fn serve_operator(runtime: &Runtime, signals: Signals, balancer: &Arc<Balancer>) {
+    runtime.spawn(obey(signals, Arc::clone(balancer)));
+    runtime.spawn(process::watchdog(all_move(Arc::clone(balancer))));
+    let _runtime = runtime.enter();
+    let path = admin::socket_path(&admin::ipc_dir(), "zbalance", 0);
+    let command_line: Vec<String> = std::env::args().collect();
+    let who = Identification::new(
+        "zbalance",
+        env!("CARGO_PKG_VERSION"),
+        command_line.join(" ").as_bytes(),
+    );
+    if let Err(error) = admin::serve(&path, Arc::clone(balancer), who) {
+        log::warn(format_args!("no admin service: {error}"));
+    }
+}
+
+/// How frames are spread, keyed anew.
+pub(crate) fn distribution(arguments: &Arguments, balancer: &Balancer) -> Distribution {
+    Distribution {
+        mode: arguments.mode,
+        sets: arguments.queues.clone(),
+        hash: SymmetricHash::new(rand::random()),
+        map: arguments.map(),
+        decapsulate: arguments.decap,
+        vlans: Arc::clone(&balancer.live.vlans),
+    }
+}
+
+/// Tells whoever waits for it that frames are captured, and leaves the terminal where that is asked for.
+pub(crate) fn announce(arguments: &Arguments, log: Option<&File>) -> Result<(), StartError> {
+    process::ready("capturing");
+    let ready = format!("{READY}, cluster {}, mode {}", arguments.cluster, arguments.mode);
+    println!("{ready}");
+    // What could go wrong with the start was said where it was started.
+    if terminal::is_background() {
+        terminal::leave(log)?;
+    } else if let Some(log) = log {
+        terminal::print_to(log)?;
+    }
+    if log.is_some() {
+        println!("{ready}");
+    }
     Ok(())
 }
 
@@ -474,7 +508,7 @@ fn report(event: &Event) {
 }
 
 /// Replaces the statistics file at once, so that no reader sees half of it.
-fn write_statistics(path: &Path, text: &str) {
+pub(crate) fn write_statistics(path: &Path, text: &str) {
     let fresh = path.with_extension("new");
     let written = path
         .parent()
@@ -496,6 +530,11 @@ fn finish(mut server: Server, arguments: &Arguments, balancer: &Balancer, is_giv
     process::stopping();
     server.drain(DRAIN);
     balancer.note(server.queues());
+    leave(arguments, balancer);
+}
+
+/// Writes the final statistics and removes the file with the process id.
+pub(crate) fn leave(arguments: &Arguments, balancer: &Balancer) {
     let text = balancer.snapshot().text();
     let stats = admin::ipc_dir().join("stats").join(arguments.cluster.to_string());
     write_statistics(&stats, &text);

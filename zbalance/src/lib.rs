@@ -16,6 +16,8 @@ pub mod ingest;
 pub mod input;
 pub mod live;
 mod log;
+#[cfg(feature = "pfring")]
+mod pfring;
 pub mod spread;
 mod succession;
 pub mod terminal;

@@ -78,6 +78,7 @@ fn changed(old: &Arguments, new: &Arguments) -> Vec<&'static str> {
         ("--decap", old.decap != new.decap),
         ("-g", old.cores != new.cores),
         ("-q", old.slots != new.slots),
+        ("-b", old.buffers != new.buffers),
         ("-a", old.active != new.active),
         ("-P", path(&old.pid_file) != path(&new.pid_file)),
         ("-l", path(&old.log) != path(&new.log)),

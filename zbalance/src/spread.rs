@@ -65,12 +65,12 @@ pub struct Spread {
 
 /// Where one frame goes.
 #[derive(Debug, Clone, Copy)]
-struct Way {
+pub(crate) struct Way {
     hash: u32,
     /// Queues, one bit each.
-    targets: u64,
+    pub(crate) targets: u64,
     /// Its EtherType becomes that of a VLAN tag.
-    retag: bool,
+    pub(crate) retag: bool,
 }
 
 impl Spread {
@@ -85,8 +85,9 @@ impl Spread {
         self.distribution.vlans.load()
     }
 
+    /// Where `frame` goes.
     #[inline]
-    fn way(&mut self, frame: &[u8]) -> Way {
+    pub(crate) fn way(&mut self, frame: &[u8]) -> Way {
         let Distribution { mode, hash, map, .. } = &self.distribution;
         let (hash, retag) = match map {
             None => (frame_hash(*mode, hash, frame), false),

@@ -24,8 +24,9 @@ pub const STATION: &[Variable] = &[
     ),
     variable(
         "CJ_INGEST_BACKEND",
-        "zbalance, setup",
-        "Back end of bare interface names: auto, xdp, afpacket, pfring or pcap.",
+        "zbalance, detector, setup",
+        "Back end of bare interface names: auto, xdp, afpacket, pfring or pcap; with pfring the detector attaches to \
+         queues of PF_RING ZC.",
     ),
     variable(
         "CJ_INGEST_CORES",

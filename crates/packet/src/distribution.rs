@@ -69,6 +69,11 @@ impl FromStr for Mode {
 }
 
 impl Mode {
+    /// Whether a frame may go to several queues of one set.
+    pub const fn copies(self) -> bool {
+        matches!(self, Self::All | Self::AllRoundRobin)
+    }
+
     /// Its number in the reference's command line, or its name where it has none there.
     pub fn argument(self) -> &'static str {
         let is = |(mode, ..): &&(Self, &str, Option<&str>)| *mode == self;

@@ -57,6 +57,26 @@ impl Device {
 /// The entry of the process that made the cluster, e.g. `4711-none.3`; another one after its balancer was started
 /// again. `None` when there is no such cluster.
 pub fn cluster(id: u32) -> Option<String> {
+    entry(id).map(|(name, _)| name)
+}
+
+/// The queues of a cluster that have a consumer.
+pub fn attached(cluster: u32) -> Vec<u32> {
+    entry(cluster).map_or_else(Vec::new, |(_, text)| locked(&text))
+}
+
+fn locked(text: &str) -> Vec<u32> {
+    let of = |line: &str| {
+        let (number, status) =
+            line.trim_start().strip_prefix("ZC-Queue-")?.split_once("-Status")?;
+        let status = status.trim_start_matches([' ', ':']);
+        (status.trim() == "locked").then(|| number.parse().ok())?
+    };
+    text.lines().filter_map(of).collect()
+}
+
+/// Name and text of the entry of a cluster.
+fn entry(id: u32) -> Option<(String, String)> {
     let wanted = format!("pfring-zc-cluster-{id}");
     let entries = std::fs::read_dir(FOLDER).ok()?.flatten();
     entries.into_iter().find_map(|entry| {
@@ -65,7 +85,7 @@ pub fn cluster(id: u32) -> Option<String> {
             return None;
         }
         let text = std::fs::read_to_string(entry.path()).ok()?;
-        (value(&text, "Appl. Name")? == wanted).then_some(name)
+        (value(&text, "Appl. Name")? == wanted).then_some((name, text))
     })
 }
 
@@ -77,6 +97,15 @@ fn value<'a>(text: &'a str, key: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn queues_with_a_consumer_are_locked() {
+        let text = "Appl. Name         : pfring-zc-cluster-98\nZC-Queue-0-Status  : locked\n";
+        assert_eq!(locked(text), [0]);
+        let text = "ZC-Queue-0-Status: locked\nZC-Pool-1-Status: locked\nZC-Queue-1-Status: available\n\
+                    ZC-Queue-12-Status: locked\n";
+        assert_eq!(locked(text), [0, 12]);
+    }
 
     #[test]
     fn only_the_line_of_the_polling_mode_tells_whether_a_driver_is_zero_copy() {

@@ -21,11 +21,22 @@ pub enum Capability {
     NetBindService,
     /// Locking more memory than the limit.
     IpcLock,
+    /// Physical addresses, which drivers in user space need.
+    SysAdmin,
+    /// Files of other users, for a root that has no other capability.
+    DacOverride,
 }
 
 impl Capability {
-    const ALL: [Self; 5] =
-        [Self::NetRaw, Self::NetAdmin, Self::Bpf, Self::NetBindService, Self::IpcLock];
+    const ALL: [Self; 7] = [
+        Self::NetRaw,
+        Self::NetAdmin,
+        Self::Bpf,
+        Self::NetBindService,
+        Self::IpcLock,
+        Self::SysAdmin,
+        Self::DacOverride,
+    ];
 
     const fn bit(self) -> CapabilitySet {
         match self {
@@ -34,6 +45,8 @@ impl Capability {
             Self::Bpf => CapabilitySet::BPF,
             Self::NetBindService => CapabilitySet::NET_BIND_SERVICE,
             Self::IpcLock => CapabilitySet::IPC_LOCK,
+            Self::SysAdmin => CapabilitySet::SYS_ADMIN,
+            Self::DacOverride => CapabilitySet::DAC_OVERRIDE,
         }
     }
 
@@ -63,6 +76,8 @@ impl fmt::Display for Capability {
             Self::Bpf => "CAP_BPF",
             Self::NetBindService => "CAP_NET_BIND_SERVICE",
             Self::IpcLock => "CAP_IPC_LOCK",
+            Self::SysAdmin => "CAP_SYS_ADMIN",
+            Self::DacOverride => "CAP_DAC_OVERRIDE",
         })
     }
 }

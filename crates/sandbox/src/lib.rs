@@ -73,6 +73,7 @@ pub struct Sandbox {
     write: Vec<PathBuf>,
     fifos: Vec<PathBuf>,
     packet_sockets: bool,
+    closed_library: Option<&'static str>,
 }
 
 impl Sandbox {
@@ -86,7 +87,16 @@ impl Sandbox {
             write: Vec::new(),
             fifos: Vec::new(),
             packet_sockets: false,
+            closed_library: None,
         }
+    }
+
+    /// The process uses a library whose system calls and files nobody here knows, so neither is restricted and the
+    /// user stays: only the capabilities are.
+    #[must_use]
+    pub const fn closed_library(mut self, name: &'static str) -> Self {
+        self.closed_library = Some(name);
+        self
     }
 
     /// Becomes `user` first, where there is one; otherwise the one that `CJ_USER` names.
@@ -162,7 +172,14 @@ impl Sandbox {
         };
         let mut entered = Entered { kept: Vec::new(), notes: Vec::new() };
         let named = if self.user.is_none() { User::of_environment()? } else { None };
-        if let Some(user) = self.user.as_ref().or(named.as_ref()) {
+        let user = self.user.as_ref().or(named.as_ref());
+        if let (Some(library), Some(user)) = (self.closed_library, user) {
+            entered.notes.push(format!(
+                "{}: does not become {}, because {library} needs the user that it was started as",
+                self.daemon,
+                user.name()
+            ));
+        } else if let Some(user) = user {
             user.become_it().map_err(|errno| SandboxError::User {
                 user: user.name().to_owned(),
                 source: errno.into(),
@@ -182,6 +199,13 @@ impl Sandbox {
             .map_err(failed("core dumps"))?;
         let none = Rlimit { current: Some(0), maximum: Some(0) };
         rustix::process::setrlimit(Resource::Core, none).map_err(failed("core dumps"))?;
+        if let Some(library) = self.closed_library {
+            entered.notes.push(format!(
+                "{}: no seccomp and no Landlock: {library} is closed, and its system calls are not known",
+                self.daemon
+            ));
+            return Ok(entered);
+        }
         if switch == Switch::Log {
             entered.notes.push(format!(
                 "{}: CJ_SANDBOX=log: system calls outside the profile are logged by the kernel and \
