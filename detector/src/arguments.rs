@@ -1,6 +1,7 @@
 //! Command line of the reference, read as its `getopt` reads it, without its traps
 //! (`spec/detector.md` 3.1, `spec/operations.md` 5.3).
 
+use crate::pfring::Input;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,7 +24,9 @@ Usage: detector -c ID [-n N] [-o CPU] [-s CPU] [-z N] [-l SECONDS] -K PATH [-a A
                publishes only with this option)
   -w ADDR      accepted for the reference's sake; workers and publisher share one process here
   -i SOURCE    read frames without zbalance: afp:IF, a bare interface name, or pcap:FILE;
-               a pcap file is replayed at full speed, opens no tun and ends with a summary
+               a pcap file is replayed at full speed, opens no tun and ends with a summary;
+               zc:CLUSTER or zc:CLUSTER@QUEUE for queues of PF_RING ZC, pfring:IF for an
+               interface that PF_RING's module captures from
       --checkers N        threads that look for tags (default: one per worker)
       --allow-unpinned    go on when a worker cannot be pinned to its CPU
       --discard           do not open tun devices; packets of sessions are counted only
@@ -37,7 +40,8 @@ Usage: detector -c ID [-n N] [-o CPU] [-s CPU] [-z N] [-l SECONDS] -K PATH [-a A
       --help, --version
 
 Environment: CJ_STATION_CONFIG (TOML file with detector_filter_list), LOG_CLIENT_IP,
-PARSE_GRE_OFFSET, CJ_IPC_DIR, CJ_SESSION_SOCKET, CJ_USER, CJ_SANDBOX (on, log or off).
+PARSE_GRE_OFFSET, CJ_IPC_DIR, CJ_SESSION_SOCKET, CJ_USER, CJ_SANDBOX (on, log or off);
+with CJ_INGEST_BACKEND=pfring the queues of -c may be those of PF_RING ZC.
 Signals: SIGHUP reads keys and filter list again; SIGTERM and SIGINT stop.
 ";
 
@@ -65,6 +69,8 @@ pub struct Arguments {
     pub publish: Option<String>,
     /// Source to read without zbalance.
     pub source: Option<String>,
+    /// What is read through PF_RING, instead of a source.
+    pub pf_ring: Option<Input>,
     /// Checker threads.
     pub checkers: Option<usize>,
     /// Go on without CPU pinning where it is refused.
@@ -93,6 +99,7 @@ impl Default for Arguments {
             keys: None,
             publish: None,
             source: None,
+            pf_ring: None,
             checkers: None,
             allow_unpinned: false,
             discard: false,
@@ -230,11 +237,23 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Request, Usage
             arguments.notices.push(format!("argument {word:?} is not an option and is ignored"));
         }
     }
+    if let Some(input) = arguments.source.as_deref().and_then(Input::parse) {
+        // A cluster on the command line gives the detector its name, and the members of an interface theirs.
+        if let Input::Queue { cluster, .. } = input {
+            arguments.cluster = arguments.cluster.or(Some(cluster));
+        }
+        if input.is_shared() || arguments.workers == 1 {
+            arguments.source = None;
+        }
+        arguments.pf_ring = Some(input);
+    }
     if arguments.check_config {
         return Ok(Request::Run(Box::new(arguments)));
     }
     match &arguments.source {
-        None if arguments.cluster.is_none() => Err(UsageError::NoInput),
+        None if arguments.cluster.is_none() && arguments.pf_ring.is_none() => {
+            Err(UsageError::NoInput)
+        }
         Some(source) if arguments.workers > 1 => {
             Err(UsageError::OneReader { source_name: source.clone(), workers: arguments.workers })
         }
@@ -346,13 +365,30 @@ mod tests {
     }
 
     #[test]
+    fn queues_of_pf_ring_are_sources_that_workers_share() {
+        let queue = |queue| Some(Input::Queue { cluster: 98, queue, either: false });
+        let arguments = run("-i zc:98 -n 4").unwrap();
+        assert_eq!(
+            (arguments.pf_ring, arguments.source, arguments.cluster),
+            (queue(None), None, Some(98))
+        );
+        assert_eq!(run("-i zc:98@3").unwrap().pf_ring, queue(Some(3)));
+        let arguments = run("-i pfring:eth1 -c 7 -n 2").unwrap();
+        assert_eq!(arguments.pf_ring, Some(Input::Interface("eth1".to_owned())));
+        assert_eq!(arguments.cluster, Some(7));
+        assert_eq!(run("-i zc:eth1").unwrap().source.as_deref(), Some("zc:eth1"));
+    }
+
+    #[test]
     fn errors_name_option_and_value() {
         assert_eq!(run("-n 1"), Err(UsageError::NoInput));
         assert!(run("-c x").unwrap_err().to_string().contains("\"x\""));
         assert!(run("-c 1 -n 256").unwrap_err().to_string().contains("from 1 to 255"));
         assert!(matches!(run("-c"), Err(UsageError::NoValue(_))));
         assert!(matches!(run("-c 1 -q"), Err(UsageError::Unknown(_))));
-        assert!(matches!(run("-i lo -n 2"), Err(UsageError::OneReader { .. })));
+        for line in ["-i lo -n 2", "-i zc:98@1 -n 2", "-i zc:eth1 -n 2"] {
+            assert!(matches!(run(line), Err(UsageError::OneReader { .. })), "{line}");
+        }
         assert_eq!(parse(["--help".into()]), Ok(Request::Help));
         assert_eq!(parse(["--version".into()]), Ok(Request::Version));
     }

@@ -65,7 +65,7 @@ pub fn health(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     Exit::of_health("detector", process::health(&path))
 }
 
-fn start(arguments: Arguments) -> Result<(), Failure> {
+fn start(mut arguments: Arguments) -> Result<(), Failure> {
     let format =
         output::Format::of_environment().map_err(|error| Failure::new(Exit::Config, error))?;
     output::start("detector", format);
@@ -74,6 +74,7 @@ fn start(arguments: Arguments) -> Result<(), Failure> {
         .map_err(|error| Failure::new(Exit::Config, error))?;
     telemetry::metrics::check_environment("detector")
         .map_err(|error| Failure::new(Exit::Config, error))?;
+    crate::pfring::choose(&mut arguments)?;
     for notice in arguments.notices.iter().chain(&settings.notices) {
         log::problem(Priority::Warning, format_args!("detector: {notice}"));
     }

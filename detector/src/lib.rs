@@ -27,6 +27,7 @@ mod mix;
 pub mod opening;
 pub mod outlets;
 pub mod pending;
+pub mod pfring;
 mod replay;
 pub mod report;
 mod segment;

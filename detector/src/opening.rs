@@ -113,5 +113,8 @@ pub fn profile(arguments: &Arguments, config: &Path) -> Sandbox {
     if let Some(recording) = arguments.recording() {
         profile = profile.read_beside(Path::new(recording));
     }
+    if arguments.pf_ring.is_some() {
+        return crate::pfring::allow(profile);
+    }
     profile
 }

@@ -74,9 +74,11 @@ impl Detector {
         let (index, queue, allow) = (post.index, post.queue, arguments.allow_unpinned);
         log::plain(format_args!("Starting process {index}..."));
         // In the reference a worker without zero copy is one that has an interface of its own.
-        let (kind, tapdance) = match &arguments.source {
-            None => ("zero-copy", "Zero-copy TapDance"),
-            Some(_) => ("NON-zero-copy", "NON-zero-copy TapDance"),
+        let is_direct = arguments.source.is_some()
+            || matches!(arguments.pf_ring, Some(crate::pfring::Input::Interface(_)));
+        let (kind, tapdance) = match is_direct {
+            false => ("zero-copy", "Zero-copy TapDance"),
+            true => ("NON-zero-copy", "NON-zero-copy TapDance"),
         };
         let run = move || {
             if let (true, Err(error)) = (pinned, crew::pin(cpu)) {
@@ -135,6 +137,9 @@ impl Detector {
 
 /// How the worker of `queue` opens its source.
 fn opener(arguments: &Arguments, queue: usize) -> Box<OpenSource> {
+    if let Some(input) = &arguments.pf_ring {
+        return crate::pfring::opener(arguments, input, queue);
+    }
     match &arguments.source {
         Some(name) => {
             let name = name.clone();

@@ -128,7 +128,7 @@ fn take(consumers: &mut [Consumer], wanted: usize) -> Vec<Vec<Vec<u8>>> {
             got.iter().map(Vec::len).sum::<usize>()
         );
         for (consumer, out) in consumers.iter_mut().zip(&mut got) {
-            consumer.burst(&mut |packet| out.push(packet.to_vec())).unwrap();
+            consumer.burst(&mut |packets| out.extend(packets.iter().map(|p| p.to_vec()))).unwrap();
         }
         std::thread::sleep(Duration::from_millis(1));
     }

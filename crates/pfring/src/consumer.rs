@@ -122,11 +122,12 @@ impl Consumer {
         Ok(consumer)
     }
 
-    /// Takes at most 16 packets, without waiting, and hands each to `each`. Returns their number.
+    /// Takes at most 16 packets, without waiting, and hands them to `each` together. Returns their number; without
+    /// any `each` is not called.
     ///
     /// # Errors
     /// When the library reports one.
-    pub fn burst(&mut self, each: &mut dyn FnMut(&[u8])) -> Result<usize, ReceiveError> {
+    pub fn burst(&mut self, each: &mut dyn FnMut(&[&[u8]])) -> Result<usize, ReceiveError> {
         let (zc, queue) = (&self.library.zc, self.queue.as_ptr());
         // SAFETY: the queue is attached, and `handles` has 16 buffers that this consumer holds; the library may swap
         // them for others, which it then holds.
@@ -134,14 +135,17 @@ impl Consumer {
             zc.pfring_zc_recv_pkt_burst(queue, self.handles.as_mut_ptr(), BURST as u32, 0)
         };
         let count = ReceiveError::count(received, BURST)?;
-        for handle in &self.handles[..count] {
+        let mut packets = [&[][..]; BURST];
+        for (packet, handle) in packets.iter_mut().zip(&self.handles[..count]) {
             // SAFETY: the handle was just received from this queue, so its buffer is there with `len` bytes, which
             // nobody else writes to while this consumer holds it. `len` counts what was captured.
-            let packet = unsafe {
+            *packet = unsafe {
                 let data = zc.pfring_zc_pkt_buff_data(*handle, queue);
                 std::slice::from_raw_parts(data, usize::from((**handle).len))
             };
-            each(packet);
+        }
+        if count > 0 {
+            each(&packets[..count]);
         }
         Ok(count)
     }

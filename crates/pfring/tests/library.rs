@@ -99,7 +99,11 @@ fn packets_go_from_a_device_through_a_queue() {
         let mut got = Vec::new();
         let mut counts = Vec::new();
         for _ in 0..3 {
-            counts.push(consumer.burst(&mut |packet| got.push(packet.to_vec())).unwrap());
+            counts.push(
+                consumer
+                    .burst(&mut |packets| got.extend(packets.iter().map(|p| p.to_vec())))
+                    .unwrap(),
+            );
         }
         assert_eq!(counts, [16, 3, 0]);
         let expected = (0..20u8).filter(|n| *n != 7).map(|n| match n {
@@ -169,7 +173,7 @@ fn a_packet_goes_to_several_queues() {
             .iter_mut()
             .map(|consumer| {
                 let mut got = Vec::new();
-                consumer.burst(&mut |packet| got.push(packet[0])).unwrap();
+                consumer.burst(&mut |packets| got.extend(packets.iter().map(|p| p[0]))).unwrap();
                 got
             })
             .collect();
