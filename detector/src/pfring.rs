@@ -55,11 +55,11 @@ pub(crate) fn choose(arguments: &mut Arguments) -> Result<(), Failure> {
     match (&arguments.pf_ring, arguments.cluster) {
         (Some(_), _) => {
             let unusable = |reason| Failure::new(Exit::Unavailable, reason);
-            check(arguments.pf_ring.as_ref()).map_err(unusable)
+            check(arguments.pf_ring.as_ref(), arguments.cluster).map_err(unusable)
         }
         (None, Some(cluster)) if configured && arguments.source.is_none() => {
             let input = Input::Queue { cluster, queue: None, either: true };
-            match check(Some(&input)) {
+            match check(Some(&input), None) {
                 Ok(()) => arguments.pf_ring = Some(input),
                 Err(reason) => {
                     let text = format!("cluster {cluster}: not PF_RING: {reason}");
@@ -72,20 +72,22 @@ pub(crate) fn choose(arguments: &mut Arguments) -> Result<(), Failure> {
     }
 }
 
-/// Whether the library is there for this input.
+/// Whether the library is there for this input, and an interface can be opened, as a member of `cluster`.
 #[cfg(feature = "pfring")]
-fn check(input: Option<&Input>) -> Result<(), String> {
+fn check(input: Option<&Input>, cluster: Option<u32>) -> Result<(), String> {
     match input {
         Some(Input::Queue { .. }) => {
             pfring::Library::load().map(drop).map_err(|error| error.to_string())
         }
-        // It has a library of its own kind, which opening the interface loads.
-        _ => Ok(()),
+        Some(Input::Interface(name)) => pfring::Ring::open(name, cluster.unwrap_or_default())
+            .map(drop)
+            .map_err(|error| error.to_string()),
+        None => Ok(()),
     }
 }
 
 #[cfg(not(feature = "pfring"))]
-fn check(_: Option<&Input>) -> Result<(), String> {
+fn check(_: Option<&Input>, _: Option<u32>) -> Result<(), String> {
     Err("this detector was built without PF_RING (cargo build --features pfring)".to_owned())
 }
 
@@ -111,7 +113,7 @@ pub(crate) fn opener(arguments: &Arguments, input: &Input, queue: usize) -> Box<
 pub(crate) fn opener(_: &Arguments, input: &Input, _: usize) -> Box<OpenSource> {
     let input = input.clone();
     Box::new(move || {
-        check(Some(&input)).map_err(std::io::Error::other)?;
+        check(Some(&input), None).map_err(std::io::Error::other)?;
         Err(std::io::ErrorKind::Unsupported.into())
     })
 }
