@@ -6,6 +6,7 @@
 
 mod detector;
 mod dtls;
+mod flood;
 mod foreign;
 mod forwarding;
 mod hash;
@@ -34,6 +35,8 @@ pub const ROWS: &[(&str, MakeRow)] = &[
     ("detector-uninteresting", || Ok(detector::uninteresting())),
     ("detector-untracked-443", || Ok(detector::untracked())),
     ("detector-floor", || Ok(detector::floor())),
+    ("flood-syn", flood::missed),
+    ("flood-tags", flood::tags),
     ("ring-handover", || Ok(ring::handover())),
     ("hash-ip", || Ok(hash::ip())),
     ("hash-auto", || Ok(hash::auto())),

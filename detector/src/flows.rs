@@ -446,6 +446,14 @@ impl Flows {
         }
     }
 
+    /// Bytes that the tables take.
+    pub fn memory(&self) -> usize {
+        size_of_val(&*self.v4.marks)
+            + size_of_val(&*self.v4.buckets)
+            + size_of_val(&*self.v6.marks)
+            + size_of_val(&*self.v6.buckets)
+    }
+
     /// Flows followed now, expired ones that await the sweep included.
     pub const fn tracked(&self) -> usize {
         self.tracked
@@ -577,7 +585,9 @@ mod tests {
                 waiting.push_back((now.0 + 200, client));
                 genuine += 1;
             }
-            if let Some((_, client)) = waiting.pop_front_if(|(due, _)| *due <= now.0) {
+            let due = waiting.front().copied().filter(|(due, _)| *due <= now.0);
+            if let Some((_, client)) = due {
+                waiting.pop_front();
                 missed += u32::from(flows.advance(&client, now).is_none());
                 flows.stop(&client, now);
             }

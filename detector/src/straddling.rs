@@ -168,6 +168,11 @@ impl Straddling {
         Progress::Waiting
     }
 
+    /// Bytes that the places take.
+    pub fn memory(&self) -> usize {
+        size_of_val(&*self.records) + size_of_val(&*self.bytes)
+    }
+
     /// Records that were given up before their end came: they took too many segments, or made room
     /// for others.
     pub const fn lost(&self) -> u64 {

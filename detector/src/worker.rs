@@ -306,6 +306,11 @@ impl<E: Exits> Worker<E> {
         self.shared.counters.straddling_lost.set(self.straddling.lost());
     }
 
+    /// Bytes that the tables take when they are full; they never take more.
+    pub fn memory(&self) -> usize {
+        self.flows.memory() + self.straddling.memory()
+    }
+
     /// The flows that are followed.
     pub const fn flows(&mut self) -> &mut Flows {
         &mut self.flows

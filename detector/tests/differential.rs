@@ -285,6 +285,9 @@ fn a_million_packets_have_the_verdicts_of_the_model() {
 #[test]
 fn joining_records_costs_no_verdict_of_the_model() {
     let mut taken = vec![0; Branch::ALL.len()];
-    let joined = compare((6, 200_000), 0, 16, 64, &mut taken);
+    // The clients are of few networks, which have few lanes; with room in these nothing is given up.
+    let room = detector::straddling::MAX_RECORDS;
+    let joined = compare((6, 200_000), 0, 16, room, &mut taken);
+    println!("{joined} joined");
     assert!(joined >= 10, "{joined}");
 }
