@@ -115,7 +115,11 @@ fn play_balancer(dir: &Path, queues: u16) {
     println!("\nready");
     std::thread::spawn(move || {
         loop {
-            server.poll(Duration::from_millis(20), &mut |_| String::new());
+            server.poll(Duration::from_millis(20), &mut |queues| {
+                let processed: Vec<String> =
+                    queues.iter().map(|q| q.processed.to_string()).collect();
+                processed.join(",")
+            });
         }
     });
     for number in 0.. {
@@ -249,4 +253,102 @@ fn balancer_killed_and_restarted_with_other_queues() {
         .collect();
     assert!(left.len() <= 2, "only socket and lock may be left: {left:?}");
     consumer.kill();
+}
+
+/// Frames that are with nobody.
+fn free_frames(producer: &mut Producer) -> usize {
+    let loans = producer.lend(u32::MAX);
+    let count = loans.len();
+    loans.into_iter().for_each(|loan| producer.settle(loan));
+    count
+}
+
+/// Numbers that look random and are the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
+    }
+}
+
+/// Consumers die at any moment, also before they are attached and while they hold frames; packets come all the
+/// time.
+#[test]
+fn seven_hundred_killed_consumers_leak_no_frame() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut server, mut producer) = bind(dir.path(), 3);
+    let frames = free_frames(&mut producer);
+    let mut dice = Dice(7);
+    let start = |queue: usize| Part::start("consumer", dir.path(), &queue.to_string());
+    let mut steady = start(2);
+    serve(&mut server, &mut producer, 0b111, |s, _| s.queues()[2].processed < 1000);
+    let mut victims = [start(0), start(1)];
+    let (mut attached, mut held) = (0, 0);
+    for _ in 0..700 {
+        let queue = dice.below(2) as usize;
+        // Half of them are given the time to attach.
+        let may_attach = dice.below(2) == 0;
+        let (mut rounds, mut seen) = (dice.below(20), false);
+        serve(&mut server, &mut producer, 0b111, |server, _| {
+            seen = server.queues()[queue].consumer.is_some();
+            rounds = rounds.saturating_sub(1);
+            rounds > 0 || (may_attach && !seen)
+        });
+        let victim = &mut victims[queue];
+        assert!(victim.child.try_wait().unwrap().is_none(), "it died by itself");
+        attached += u32::from(seen);
+        held += u32::from(server.queues()[queue].outstanding > 0);
+        victim.kill();
+        *victim = start(queue);
+    }
+    assert!(attached > 300 && held > 100, "{attached} were attached, {held} held frames");
+    let before = server.queues()[2].processed;
+    serve(&mut server, &mut producer, 0b111, |s, _| s.queues()[2].processed < before + 1000);
+    let status = server.queues().remove(2);
+    assert_eq!((status.generation, status.bad_returns), (1, 0), "the third noticed nothing");
+    assert!(steady.child.try_wait().unwrap().is_none());
+    victims.iter_mut().for_each(Part::kill);
+    steady.kill();
+    serve(&mut server, &mut producer, 0, |s, _| s.queues().iter().any(|q| q.consumer.is_some()));
+    producer.tick();
+    assert!(server.queues().iter().all(|queue| queue.outstanding == 0), "{:?}", server.queues());
+    assert_eq!(free_frames(&mut producer), frames);
+}
+
+/// The balancer dies at any moment; its consumers find the next one by themselves.
+#[test]
+fn three_hundred_killed_balancers_leave_consumers_that_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut dice = Dice(11);
+    let mut consumers = ["0", "1"].map(|queue| Part::start("consumer", dir.path(), queue));
+    for _ in 0..300 {
+        let mut balancer = Part::start("balancer", dir.path(), "2");
+        if dice.below(4) > 0 {
+            balancer.wait_for("ready");
+        }
+        std::thread::sleep(Duration::from_micros(dice.below(20_000)));
+        assert!(balancer.child.try_wait().unwrap().is_none(), "it died by itself");
+        balancer.kill();
+    }
+    let mut last = Part::start("balancer", dir.path(), "2");
+    last.wait_for("ready");
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        // The first of a new balancer may come while it still gets ready.
+        let processed = shm::monitor(dir.path(), CLUSTER).unwrap_or_default();
+        let mut counts = processed.split(',').map(|count| count.parse().unwrap_or(0u64));
+        if counts.all(|count| count > 1000) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "processed by the last: {processed}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    for consumer in &mut consumers {
+        assert!(consumer.child.try_wait().unwrap().is_none(), "a consumer died");
+        consumer.kill();
+    }
+    last.kill();
 }
