@@ -177,6 +177,23 @@ impl Detector {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
+    /// Stops every thread; they stand still afterwards.
+    fn stop(&self) {
+        self.signal(rustix::process::Signal::STOP);
+        let start = Instant::now();
+        let stands =
+            |stat: &str| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'));
+        loop {
+            let tasks = std::fs::read_dir(format!("/proc/{}/task", self.0.id())).unwrap().flatten();
+            let mut stats = tasks.map(|task| std::fs::read_to_string(task.path().join("stat")));
+            if stats.all(|stat| stat.is_ok_and(|stat| stands(&stat))) {
+                return;
+            }
+            assert!(start.elapsed() < PATIENCE, "it does not stop");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     fn terminate(mut self) {
         self.signal(rustix::process::Signal::TERM);
         let status = self.0.wait().unwrap();
@@ -252,7 +269,7 @@ async fn a_queue(stage: &Stage, tap: &Tap) {
     stage.until("the packet is counted", attached).await;
 
     // While it stands still its queue overflows, which it reports as its own loss.
-    detector.signal(rustix::process::Signal::STOP);
+    detector.stop();
     let flood: Vec<Vec<u8>> = (0..100).map(|n| syn(5000 + n)).collect();
     assert_eq!(stage.send(&mut cluster, 1, &flood), 64);
     detector.signal(rustix::process::Signal::CONT);

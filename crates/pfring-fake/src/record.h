@@ -28,6 +28,10 @@ struct object {
     int enabled, down;
 };
 
+/* Lets no other thread in until the end of the block: workers share the library. */
+#define ONE_AT_A_TIME __attribute__((cleanup(let_others_in), unused)) int alone = keep_others_out()
+int keep_others_out(void);
+void let_others_in(int *alone);
 /* Writes a line unless it is the same as the last one. */
 void journal(const char *format, ...);
 /* The same for something that must not happen. */

@@ -15,6 +15,7 @@ static struct object *ring_of(const char *function, pfring *ring) {
 }
 
 pfring *pfring_open(const char *device, uint32_t caplen, uint32_t flags) {
+    ONE_AT_A_TIME;
     int code = planned("pfring_open");
     journal("pfring_open %s %u %u = %d", device, caplen, flags, code);
     if (code) {
@@ -25,6 +26,7 @@ pfring *pfring_open(const char *device, uint32_t caplen, uint32_t flags) {
 }
 
 int pfring_version(pfring *ring, uint32_t *version) {
+    ONE_AT_A_TIME;
     if (ring_of("pfring_version", ring) == NULL)
         return -1;
     const char *own = getenv("PFRING_FAKE_RING_VERSION");
@@ -33,6 +35,7 @@ int pfring_version(pfring *ring, uint32_t *version) {
 }
 
 static int set(const char *function, pfring *ring, unsigned one, unsigned two) {
+    ONE_AT_A_TIME;
     struct object *object = ring_of(function, ring);
     int code = planned(function);
     if (object == NULL)
@@ -44,16 +47,19 @@ static int set(const char *function, pfring *ring, unsigned one, unsigned two) {
 }
 
 int pfring_set_cluster(pfring *ring, unsigned int id, cluster_type type) {
+    ONE_AT_A_TIME;
     return set("pfring_set_cluster", ring, id, type);
 }
 
 int pfring_set_direction(pfring *ring, packet_direction direction) {
+    ONE_AT_A_TIME;
     return set("pfring_set_direction", ring, direction, 0);
 }
 
 int pfring_set_socket_mode(pfring *ring, socket_mode mode) { return set("pfring_set_socket_mode", ring, mode, 0); }
 
 int pfring_enable_ring(pfring *ring) {
+    ONE_AT_A_TIME;
     int code = set("pfring_enable_ring", ring, 0, 0);
     struct object *object = ring_of("pfring_enable_ring", ring);
     if (object)
@@ -62,6 +68,7 @@ int pfring_enable_ring(pfring *ring) {
 }
 
 int pfring_recv(pfring *ring, unsigned char **buffer, unsigned int length, struct pfring_pkthdr *header, uint8_t wait) {
+    ONE_AT_A_TIME;
     static unsigned char *page;
     struct object *object = ring_of("pfring_recv", ring);
     int code = planned("pfring_recv");
@@ -99,6 +106,7 @@ int pfring_recv(pfring *ring, unsigned char **buffer, unsigned int length, struc
 }
 
 int pfring_stats(pfring *ring, pfring_stat *stats) {
+    ONE_AT_A_TIME;
     struct object *object = ring_of("pfring_stats", ring);
     if (object == NULL)
         return -1;
@@ -107,12 +115,14 @@ int pfring_stats(pfring *ring, pfring_stat *stats) {
 }
 
 void pfring_breakloop(pfring *ring) {
+    ONE_AT_A_TIME;
     struct object *object = ring_of("pfring_breakloop", ring);
     if (object)
         journal("pfring_breakloop %s", object->name);
 }
 
 void pfring_shutdown(pfring *ring) {
+    ONE_AT_A_TIME;
     struct object *object = ring_of("pfring_shutdown", ring);
     if (object == NULL)
         return;
@@ -121,6 +131,7 @@ void pfring_shutdown(pfring *ring) {
 }
 
 void pfring_close(pfring *ring) {
+    ONE_AT_A_TIME;
     struct object *object = ring_of("pfring_close", ring);
     if (object == NULL)
         return;

@@ -114,12 +114,14 @@ static int buffer_of(const char *function, int m, pfring_zc_pkt_buff *handle) {
 }
 
 char *pfring_zc_version(void) {
+    ONE_AT_A_TIME;
     char *version = getenv("PFRING_FAKE_VERSION");
     return version ? version : "8.9.0.241017";
 }
 
 pfring_zc_cluster *pfring_zc_create_cluster(uint32_t id, uint32_t buffer_len, uint32_t metadata_len, uint32_t total,
                                             int32_t node, const char *mountpoint, uint32_t flags) {
+    ONE_AT_A_TIME;
     int code = planned("pfring_zc_create_cluster");
     journal("create_cluster %u %u %u %u %d %s %u = %d", id, buffer_len, metadata_len, total, node,
             mountpoint ? mountpoint : "-", flags, code);
@@ -162,6 +164,7 @@ static void forget(uint32_t cluster) {
 }
 
 void pfring_zc_destroy_cluster(pfring_zc_cluster *cluster) {
+    ONE_AT_A_TIME;
     struct object *object = object_of("destroy_cluster", cluster, CLUSTER, CLUSTER);
     if (object == NULL)
         return;
@@ -182,6 +185,7 @@ void pfring_zc_destroy_cluster(pfring_zc_cluster *cluster) {
 
 pfring_zc_queue *pfring_zc_open_device(pfring_zc_cluster *cluster, const char *name, pfring_zc_queue_mode mode,
                                        uint32_t flags) {
+    ONE_AT_A_TIME;
     struct object *owner = object_of("open_device", cluster, CLUSTER, CLUSTER);
     int code = planned("pfring_zc_open_device");
     if (owner == NULL)
@@ -197,6 +201,7 @@ pfring_zc_queue *pfring_zc_open_device(pfring_zc_cluster *cluster, const char *n
 
 int pfring_zc_create_queue_pool_pair(pfring_zc_cluster *cluster, uint32_t queue_len, uint32_t pool_len,
                                      pfring_zc_queue **queue, pfring_zc_buffer_pool **pool) {
+    ONE_AT_A_TIME;
     struct object *owner = object_of("create_queue_pool_pair", cluster, CLUSTER, CLUSTER);
     int code = planned("pfring_zc_create_queue_pool_pair");
     if (owner == NULL)
@@ -222,6 +227,7 @@ int pfring_zc_create_queue_pool_pair(pfring_zc_cluster *cluster, uint32_t queue_
 }
 
 pfring_zc_buffer_pool *pfring_zc_create_buffer_pool(pfring_zc_cluster *cluster, uint32_t pool_len) {
+    ONE_AT_A_TIME;
     struct object *owner = object_of("create_buffer_pool", cluster, CLUSTER, CLUSTER);
     int code = planned("pfring_zc_create_buffer_pool");
     if (owner == NULL)
@@ -240,6 +246,7 @@ pfring_zc_buffer_pool *pfring_zc_create_buffer_pool(pfring_zc_cluster *cluster, 
 }
 
 pfring_zc_multi_queue *pfring_zc_create_multi_queue(pfring_zc_queue *queues[], uint32_t count) {
+    ONE_AT_A_TIME;
     int code = planned("pfring_zc_create_multi_queue");
     journal("create_multi_queue %u = %d", count, code);
     if (code || count == 0 || count > QUEUES) {
@@ -255,11 +262,13 @@ pfring_zc_multi_queue *pfring_zc_create_multi_queue(pfring_zc_queue *queues[], u
 }
 
 uint32_t pfring_zc_get_queue_id(pfring_zc_queue *queue) {
+    ONE_AT_A_TIME;
     struct object *object = object_of("get_queue_id", queue, QUEUE, QUEUE);
     return object ? object->id : UINT32_MAX;
 }
 
 int pfring_zc_set_proc_stats(pfring_zc_cluster *cluster, char *stats) {
+    ONE_AT_A_TIME;
     struct object *object = object_of("set_proc_stats", cluster, CLUSTER, CLUSTER);
     if (object == NULL)
         return -1;
@@ -287,6 +296,7 @@ static int enqueue(struct shared *s, uint32_t queue, uint32_t b) {
 }
 
 int pfring_zc_send_pkt(pfring_zc_queue *queue, pfring_zc_pkt_buff **handle, uint8_t flush) {
+    ONE_AT_A_TIME;
     struct object *object = object_of("send_pkt", queue, QUEUE, QUEUE);
     if (object == NULL || object->attached)
         return -1;
@@ -306,6 +316,7 @@ int pfring_zc_send_pkt(pfring_zc_queue *queue, pfring_zc_pkt_buff **handle, uint
 }
 
 int pfring_zc_send_pkt_multi(pfring_zc_multi_queue *multi, pfring_zc_pkt_buff **handle, uint64_t mask, uint8_t flush) {
+    ONE_AT_A_TIME;
     struct object *object = object_of("send_pkt_multi", multi, MULTI_QUEUE, MULTI_QUEUE);
     if (object == NULL)
         return -1;
@@ -361,12 +372,14 @@ static struct object *attach(const char *what, enum kind kind, uint32_t cluster,
 }
 
 pfring_zc_queue *pfring_zc_ipc_attach_queue(uint32_t cluster, uint32_t queue, pfring_zc_queue_mode mode) {
+    ONE_AT_A_TIME;
     if (mode != rx_only)
         violation("ipc_attach_queue %u %u: mode %d", cluster, queue, (int)mode);
     return attach("ipc_attach_queue", QUEUE, cluster, queue, planned("pfring_zc_ipc_attach_queue"));
 }
 
 pfring_zc_buffer_pool *pfring_zc_ipc_attach_buffer_pool(uint32_t cluster, uint32_t pool) {
+    ONE_AT_A_TIME;
     return attach("ipc_attach_buffer_pool", POOL, cluster, pool, planned("pfring_zc_ipc_attach_buffer_pool"));
 }
 
@@ -377,6 +390,7 @@ static void leave(int m) {
 }
 
 void pfring_zc_ipc_detach_queue(pfring_zc_queue *queue) {
+    ONE_AT_A_TIME;
     struct object *object = object_of("ipc_detach_queue", queue, QUEUE, QUEUE);
     if (object == NULL)
         return;
@@ -392,6 +406,7 @@ void pfring_zc_ipc_detach_queue(pfring_zc_queue *queue) {
 }
 
 void pfring_zc_ipc_detach_buffer_pool(pfring_zc_buffer_pool *pool) {
+    ONE_AT_A_TIME;
     struct object *object = object_of("ipc_detach_buffer_pool", pool, POOL, POOL);
     if (object == NULL)
         return;
@@ -409,6 +424,7 @@ void pfring_zc_ipc_detach_buffer_pool(pfring_zc_buffer_pool *pool) {
 }
 
 pfring_zc_pkt_buff *pfring_zc_get_packet_handle_from_pool(pfring_zc_buffer_pool *pool) {
+    ONE_AT_A_TIME;
     struct object *object = object_of("get_packet_handle_from_pool", pool, POOL, WORKING_POOL);
     if (object == NULL)
         return NULL;
@@ -423,6 +439,7 @@ pfring_zc_pkt_buff *pfring_zc_get_packet_handle_from_pool(pfring_zc_buffer_pool 
 }
 
 void pfring_zc_release_packet_handle_to_pool(pfring_zc_buffer_pool *pool, pfring_zc_pkt_buff *handle) {
+    ONE_AT_A_TIME;
     struct object *object = object_of("release_packet_handle_to_pool", pool, POOL, WORKING_POOL);
     if (object == NULL)
         return;
@@ -438,6 +455,7 @@ void pfring_zc_release_packet_handle_to_pool(pfring_zc_buffer_pool *pool, pfring
 }
 
 unsigned char *pfring_zc_pkt_buff_data(pfring_zc_pkt_buff *handle, pfring_zc_queue *queue) {
+    ONE_AT_A_TIME;
     static unsigned char nothing[2048];
     struct object *object = object_of("pkt_buff_data", queue, QUEUE, DEVICE);
     int m = object ? map_of(object->cluster, 0) : -1, b = m < 0 ? -1 : buffer_of("pkt_buff_data", m, handle);
@@ -460,6 +478,7 @@ static int from_device(struct object *device, int m, uint32_t b) {
 }
 
 int pfring_zc_recv_pkt_burst(pfring_zc_queue *queue, pfring_zc_pkt_buff **handles, uint32_t max, uint8_t wait) {
+    ONE_AT_A_TIME;
     struct object *object = object_of("recv_pkt_burst", queue, QUEUE, DEVICE);
     if (object == NULL)
         return -1;
@@ -498,12 +517,14 @@ int pfring_zc_recv_pkt_burst(pfring_zc_queue *queue, pfring_zc_pkt_buff **handle
 }
 
 void pfring_zc_queue_breakloop(pfring_zc_queue *queue) {
+    ONE_AT_A_TIME;
     struct object *object = object_of("queue_breakloop", queue, QUEUE, DEVICE);
     if (object)
         journal("queue_breakloop %s", object->name);
 }
 
 int pfring_zc_stats(pfring_zc_queue *queue, pfring_zc_stat *stats) {
+    ONE_AT_A_TIME;
     struct object *object = object_of("stats", queue, QUEUE, DEVICE);
     int code = planned("pfring_zc_stats");
     if (object == NULL || code)
