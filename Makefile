@@ -64,8 +64,8 @@ deployment: tools-deployment bin ## Try containers, packages and units: a client
 leaks: build ## Search all that daemons wrote in these runs for clients and secrets (PARTS=run,test: in each of these)
 	@scripts/leaks $(RECORDS) $(subst $(comma), ,$(PARTS))
 
-bench: build ## Print the ratios of the hot paths (ONLY=name,… for some)
-	@target/release/bench $(if $(ONLY),--only $(ONLY))
+bench: build ## Print the ratios of the hot paths (ONLY=name,… for some, BASE=DIR beside another build)
+	@target/release/bench $(if $(ONLY),--only $(ONLY)) $(if $(BASE),--base $(BASE))
 
 fuzz: tools-build ## Fuzz each target for a while (SECONDS=n each)
 	@fuzz/run $(SECONDS_PER_TARGET)

@@ -4,7 +4,11 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::ROWS;
 use crate::measure::Side;
+
+/// Word that makes this program our side of a row.
+pub(crate) const SIDE: &str = "--side";
 
 /// Folder of the sources, and of what is made of them.
 const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/baselines");
@@ -64,14 +68,39 @@ fn output(source: &str) -> Result<PathBuf, String> {
     Ok(me.with_file_name(format!("bench-{name}")))
 }
 
+/// Our side of the row `name` in the build whose programs are in `dir`.
+pub(crate) fn other_build(dir: &Path, name: &str) -> Result<Side, String> {
+    let program = dir.join("bench");
+    let mut command = Command::new(&program);
+    let listed = Command::new(&program).arg("--list").output();
+    let listed = listed.map_err(|e| format!("{}: {e}", program.display()))?;
+    if !String::from_utf8_lossy(&listed.stdout).lines().any(|row| row == name) {
+        return Err(format!("{} has no such row", program.display()));
+    }
+    command.args([SIDE, name]);
+    start_with(command)
+}
+
+/// Serves [`other_build`]: a cost for each line that comes.
+pub(crate) fn serve_side(name: &str) -> Result<(), String> {
+    let make = ROWS.iter().find(|(row, _)| *row == name).ok_or("there is no such row")?.1;
+    let mut row = make()?;
+    for line in std::io::stdin().lines() {
+        line.map_err(|e| e.to_string())?;
+        println!("{}", (row.ours)());
+    }
+    Ok(())
+}
+
 /// A side that is one line to the program, and one number back.
 fn start(program: &Path) -> Result<Side, String> {
-    let failed = |e: std::io::Error| format!("{}: {e}", program.display());
-    let mut child = Command::new(program)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(failed)?;
+    start_with(Command::new(program))
+}
+
+fn start_with(mut command: Command) -> Result<Side, String> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let failed = |e: std::io::Error| format!("{program}: {e}");
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(failed)?;
     let (mut orders, numbers) = child.stdin.take().zip(child.stdout.take()).expect("are piped");
     let mut numbers = BufReader::new(numbers);
     Ok(Box::new(move || {

@@ -2,6 +2,7 @@
 
 use rustix::thread::CpuSet;
 use rustix::time::{ClockId, clock_gettime};
+use serde::Serialize;
 use std::time::{Duration, Instant};
 
 /// Repetitions of each side; odd, so that the median is one of them.
@@ -55,18 +56,50 @@ pub(crate) fn run_on_first_cpu() {
     let _ = rustix::thread::sched_setaffinity(None, &first);
 }
 
-/// Medians of both sides, measured in turn after one round to warm up; the other side's is absent
-/// when that side is.
-pub(crate) fn medians(row: &mut Row) -> (f64, Option<f64>) {
-    let (mut ours, mut baseline) = (Vec::new(), Vec::new());
+/// Cost of one side over all repetitions.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub(crate) struct Cost {
+    pub(crate) median: f64,
+    /// A quarter of the repetitions cost less than the first, a quarter more than the second.
+    pub(crate) quartiles: (f64, f64),
+}
+
+impl Cost {
+    fn of(mut values: Vec<f64>) -> Option<Self> {
+        values.sort_by(f64::total_cmp);
+        let at = |share: usize| values.get(values.len() * share / 4).copied();
+        Some(Self { median: at(2)?, quartiles: (at(1)?, at(3)?) })
+    }
+
+    /// Distance of the quartiles from each other, in percent of the median.
+    pub(crate) fn spread(&self) -> f64 {
+        100.0 * (self.quartiles.1 - self.quartiles.0) / self.median
+    }
+}
+
+/// Costs of the sides of a row, those that are there.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Costs {
+    pub(crate) ours: Cost,
+    pub(crate) baseline: Option<Cost>,
+    /// Our side in another build.
+    pub(crate) other: Option<Cost>,
+}
+
+/// Measures the sides of a row and of `other`, in turn after one round to warm up.
+pub(crate) fn measure(row: &mut Row, other: &mut Result<Side, String>) -> Option<Costs> {
+    let (mut ours, mut baseline, mut others) = (Vec::new(), Vec::new(), Vec::new());
     for repetition in 0..=REPETITIONS {
-        let costs = ((row.ours)(), row.baseline.as_mut().ok().map(|baseline| baseline()));
+        let own = (row.ours)();
+        let costs = [&mut row.baseline, &mut *other].map(|side| side.as_mut().ok().map(|s| s()));
         if repetition > 0 {
-            ours.push(costs.0);
-            baseline.extend(costs.1);
+            ours.push(own);
+            baseline.extend(costs[0]);
+            others.extend(costs[1]);
         }
     }
-    (median(ours), (!baseline.is_empty()).then(|| median(baseline)))
+    let (baseline, other) = (Cost::of(baseline), Cost::of(others));
+    Some(Costs { ours: Cost::of(ours)?, baseline, other })
 }
 
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {
@@ -88,8 +121,22 @@ mod tests {
             baseline: Ok(Box::new(|| 4.0)),
             plausible: None,
         };
-        assert_eq!(medians(&mut row), (2.0, Some(4.0)));
+        let exactly = |median| Cost { median, quartiles: (median, median) };
+        let mut other: Result<Side, String> = Ok(Box::new(|| 3.0));
+        let costs = measure(&mut row, &mut other).unwrap();
+        assert_eq!((costs.ours, costs.baseline), (exactly(2.0), Some(exactly(4.0))));
+        assert_eq!(costs.other, Some(exactly(3.0)));
         row.baseline = Err("go".to_owned());
-        assert_eq!(medians(&mut row), (2.0, None));
+        other = Err("no other build".to_owned());
+        let costs = measure(&mut row, &mut other).unwrap();
+        assert_eq!((costs.ours, costs.baseline, costs.other), (exactly(2.0), None, None));
+    }
+
+    #[test]
+    fn the_spread_leaves_out_a_quarter_at_each_end() {
+        let cost = Cost::of((0..16).map(f64::from).rev().collect()).unwrap();
+        assert_eq!((cost.median, cost.quartiles), (8.0, (4.0, 12.0)));
+        assert!((cost.spread() - 100.0).abs() < 1e-9);
+        assert_eq!(Cost::of(Vec::new()), None);
     }
 }

@@ -1,15 +1,17 @@
 //! Running rows and writing them down.
 
-use crate::ROWS;
-use crate::measure::medians;
-use crate::{forwarding, http, relaying, ring};
+use crate::measure::{Cost, Costs, measure};
+use crate::{ROWS, Row, foreign, forwarding, http, relaying, ring};
 use serde::Serialize;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 const USAGE: &str = "\
-Usage: bench [--only NAME,…] [--list]
+Usage: bench [--only NAME,…] [--base DIR] [--list]
 
 Prints `bench NAME ours=… baseline=… ratio=…` for every hot path and writes target/bench.json.
+With --base, also our side of the same row by the program bench in DIR, another build of it.
 ";
 
 /// How a run ended.
@@ -39,20 +41,100 @@ impl From<Outcome> for ExitCode {
     }
 }
 
+/// What was measured, as in `target/bench.json`.
+#[derive(Serialize)]
+struct Report {
+    host: Host,
+    rows: Vec<Line>,
+}
+
+/// Where it was measured.
+#[derive(Serialize)]
+struct Host {
+    processor: String,
+    processors: usize,
+    kernel: String,
+}
+
+impl Host {
+    fn of_this() -> Self {
+        let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let model = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+        Self {
+            processor: model.map_or("unknown", |(_, name)| name.trim()).to_owned(),
+            processors: std::thread::available_parallelism().map_or(0, usize::from),
+            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { processor, processors, kernel } = self;
+        write!(f, "{processor}, {processors} processors, Linux {kernel}")
+    }
+}
+
 #[derive(Serialize)]
 struct Line {
     name: &'static str,
-    ours: f64,
     unit: &'static str,
-    baseline: Option<f64>,
+    ours: Cost,
+    baseline: Option<Cost>,
     baseline_name: &'static str,
     ratio: Option<f64>,
+    /// The same row of the other build, and ours against it.
+    base: Option<Cost>,
+    base_ratio: Option<f64>,
+}
+
+impl Line {
+    /// Measures `row`; also whether its baseline is implausible.
+    fn measure(name: &'static str, mut row: Row, base: Option<&Path>) -> Option<(Self, bool)> {
+        let other = |dir| foreign::other_build(dir, name);
+        let mut other = base.map_or_else(|| Err(String::new()), other);
+        let costs = measure(&mut row, &mut other)?;
+        let Costs { ours, baseline, other: base_cost } = costs;
+        let ratio = |against: Option<Cost>| Some(ours.median / against?.median);
+        let void = row
+            .plausible
+            .zip(baseline)
+            .is_some_and(|((low, high), baseline)| !(low..=high).contains(&baseline.median));
+        let (unit, baseline_name) = (row.unit, row.baseline_name);
+        let with = |cost: &Cost| format!("{:.1}{unit}", cost.median);
+        let mut text = format!("bench {name} ours={}", with(&ours));
+        match (&baseline, &row.baseline) {
+            (Some(baseline), _) => {
+                let ratio = ours.median / baseline.median;
+                text += &format!(" baseline={} ratio={ratio:.3}", with(baseline));
+                text += &format!(" spread={:.0}%/{:.0}%", ours.spread(), baseline.spread());
+            }
+            (None, missing) => {
+                let what = missing.as_ref().err().map_or("baseline", |what| what);
+                text += &format!(" baseline=missing ({what}) spread={:.0}%", ours.spread());
+            }
+        }
+        match (&base_cost, &other) {
+            (Some(cost), _) => {
+                text +=
+                    &format!(" base={} base-ratio={:.3}", with(cost), ours.median / cost.median);
+            }
+            (None, Err(what)) if !what.is_empty() => text += &format!(" base=missing ({what})"),
+            (None, _) => {}
+        }
+        let remark = if void { " void: the baseline is implausible" } else { "" };
+        println!("{text} ({baseline_name}){remark}");
+        let (ratio, base_ratio) = (ratio(baseline), ratio(base_cost));
+        let line =
+            Self { name, unit, ours, baseline, baseline_name, ratio, base: base_cost, base_ratio };
+        Some((line, void))
+    }
 }
 
 /// Measures what the `words` of the command line ask for.
 pub fn run(words: impl Iterator<Item = String>) -> Outcome {
-    let only = match parse(words) {
-        Ok(Some(only)) => only,
+    let wanted = match parse(words) {
+        Ok(Some(wanted)) => wanted,
         Ok(None) => return Outcome::Done,
         Err(text) => {
             eprintln!("bench: {text}\n{USAGE}");
@@ -60,13 +142,15 @@ pub fn run(words: impl Iterator<Item = String>) -> Outcome {
         }
     };
     pin();
-    let mut lines = Vec::new();
+    let host = Host::of_this();
+    println!("bench on {host}");
+    let mut rows = Vec::new();
     let mut outcome = Outcome::Done;
     for (name, make) in ROWS {
-        if !only.is_empty() && !only.iter().any(|wanted| wanted == name) {
+        if !wanted.only.is_empty() && !wanted.only.iter().any(|wanted| wanted == name) {
             continue;
         }
-        let mut row = match make() {
+        let row = match make() {
             Ok(row) => row,
             Err(reason) => {
                 eprintln!("bench {name}: {reason}");
@@ -74,33 +158,13 @@ pub fn run(words: impl Iterator<Item = String>) -> Outcome {
                 continue;
             }
         };
-        let (ours, baseline) = medians(&mut row);
-        let ratio = baseline.map(|baseline| ours / baseline);
-        let (unit, baseline_name) = (row.unit, row.baseline_name);
-        let void = row
-            .plausible
-            .zip(baseline)
-            .is_some_and(|((low, high), baseline)| !(low..=high).contains(&baseline));
-        let remark = if void { " void: the baseline is implausible" } else { "" };
-        match (baseline.zip(ratio), &row.baseline) {
-            (Some((baseline, ratio)), _) => println!(
-                "bench {name} ours={ours:.1}{unit} baseline={baseline:.1}{unit} ratio={ratio:.3} \
-                 ({baseline_name}){remark}"
-            ),
-            (None, missing) => {
-                let what = missing.as_ref().err().map_or("baseline", |what| what);
-                println!(
-                    "bench {name} ours={ours:.1}{unit} baseline=missing ({what}) \
-                     ({baseline_name})"
-                );
-            }
-        }
+        let Some((line, void)) = Line::measure(name, row, wanted.base.as_deref()) else { continue };
         if void && outcome == Outcome::Done {
             outcome = Outcome::Void;
         }
-        lines.push(Line { name, ours, unit, baseline, baseline_name, ratio });
+        rows.push(line);
     }
-    match write(&lines) {
+    match write(&Report { host, rows }) {
         Ok(()) => outcome,
         Err(error) => {
             eprintln!("bench: target/bench.json: {error}");
@@ -109,14 +173,33 @@ pub fn run(words: impl Iterator<Item = String>) -> Outcome {
     }
 }
 
-/// The rows that are wanted, none for all; `None` when only a list was asked for.
-fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Vec<String>>, String> {
-    let mut only = Vec::new();
+/// What a command line asks for.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Wanted {
+    /// Names of rows, none for all.
+    only: Vec<String>,
+    /// Folder with the programs of another build.
+    base: Option<PathBuf>,
+}
+
+/// What is wanted; `None` when that was done already.
+fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Wanted>, String> {
+    let mut wanted = Wanted::default();
     while let Some(word) = words.next() {
         match word.as_str() {
             "--only" => {
                 let names = words.next().ok_or("--only needs names")?;
-                only.extend(names.split(',').filter(|n| !n.is_empty()).map(str::to_owned));
+                wanted.only.extend(names.split(',').filter(|n| !n.is_empty()).map(str::to_owned));
+            }
+            "--base" => {
+                let dir = PathBuf::from(words.next().ok_or("--base needs a folder")?);
+                if !dir.join("bench").is_file() {
+                    let dir = dir.display();
+                    return Err(format!(
+                        "--base {dir}: there is no program bench in it; build it there"
+                    ));
+                }
+                wanted.base = Some(dir);
             }
             "--list" => {
                 ROWS.iter().for_each(|(name, _)| println!("{name}"));
@@ -128,6 +211,10 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Vec<String>>,
             }
             "--version" => {
                 println!("bench {}", env!("CARGO_PKG_VERSION"));
+                return Ok(None);
+            }
+            foreign::SIDE => {
+                foreign::serve_side(&words.next().ok_or("no row given")?)?;
                 return Ok(None);
             }
             ring::CONSUMER => {
@@ -149,14 +236,14 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Vec<String>>,
             other => return Err(format!("unknown argument {other}")),
         }
     }
-    match only.iter().find(|wanted| !ROWS.iter().any(|(name, _)| name == wanted)) {
+    match wanted.only.iter().find(|wanted| !ROWS.iter().any(|(name, _)| name == wanted)) {
         Some(unknown) => Err(format!("no row {unknown}; --list names them")),
-        None => Ok(Some(only)),
+        None => Ok(Some(wanted)),
     }
 }
 
-fn write(lines: &[Line]) -> std::io::Result<()> {
-    let text = serde_json::to_string_pretty(lines)?;
+fn write(report: &Report) -> std::io::Result<()> {
+    let text = serde_json::to_string_pretty(report)?;
     std::fs::create_dir_all("target")?;
     std::fs::write("target/bench.json", text + "\n")
 }
@@ -176,15 +263,16 @@ fn pin() {
 mod tests {
     use super::*;
 
-    fn parsed(line: &str) -> Result<Option<Vec<String>>, String> {
+    fn parsed(line: &str) -> Result<Option<Wanted>, String> {
         parse(line.split_whitespace().map(str::to_owned))
     }
 
     #[test]
     fn command_line() {
-        assert_eq!(parsed(""), Ok(Some(vec![])));
+        assert_eq!(parsed(""), Ok(Some(Wanted::default())));
         let both = parsed("--only tag-miss,detector-floor").unwrap().unwrap();
-        assert_eq!(both, ["tag-miss", "detector-floor"]);
+        assert_eq!(both.only, ["tag-miss", "detector-floor"]);
+        assert!(parsed("--base /nonexistent").unwrap_err().contains("/nonexistent"));
         assert!(parsed("--only nonsense").unwrap_err().contains("nonsense"));
         assert!(parsed("--only").is_err());
         assert!(parsed("fast").is_err());
