@@ -10,6 +10,7 @@ use packet::distribution::{Mode, VlanMap};
 use telemetry::process::Exit;
 
 use crate::file::{DEFAULT_FILE, OptionFile};
+use crate::filters::FilterFile;
 use crate::foreign::Foreign;
 
 /// Captures packets and spreads them over the queues that detector workers read.
@@ -101,6 +102,10 @@ pub struct Arguments {
     #[arg(short = 'x', long = "vlans", value_name = "ID[,ID…]", value_delimiter = ',',
           value_parser = clap::value_parser!(u16).range(0..=4094))]
     pub vlans: Vec<u16>,
+    /// Take only frames that match the expression in this file (pcap-filter(7), its first line); with @, this
+    /// holds for these queues only. Read again on SIGHUP and SIGUSR1; needs libpcap.
+    #[arg(short = 'f', long = "filter", value_name = "FILE[@QUEUE,…]")]
+    pub filters: Vec<FilterFile>,
     /// Seconds to wait before the first packet is read, at most 10.
     #[arg(short = 'W', long, value_name = "SECONDS", default_value_t = 0)]
     pub wait: u64,
@@ -221,6 +226,11 @@ impl Arguments {
         }
     }
 
+    /// All queues of all sets.
+    pub fn queue_count(&self) -> u32 {
+        self.queues.iter().sum()
+    }
+
     /// These arguments, when they can be meant together; otherwise an option and what is wrong with it.
     fn settled(mut self) -> Result<Self, (&'static str, &'static str)> {
         if let Some(refusal) = self.foreign.refusal() {
@@ -328,7 +338,6 @@ mod tests {
             assert!(arguments.foreign.refusal().is_none());
         }
         for line in [
-            "-f /tmp/bpf",
             "-X",
             "-r 1:eth0",
             "-G 0:1",

@@ -73,7 +73,12 @@ const fn dropped(queue: &QueueStatus) -> u64 {
 
 impl Balancer {
     /// A balancer of these sources, which ends with `stop`.
-    pub(crate) fn new(arguments: &Arguments, sources: Vec<String>, stop: &Arc<AtomicBool>) -> Self {
+    pub(crate) fn new(
+        arguments: &Arguments,
+        sources: Vec<String>,
+        live: Live,
+        stop: &Arc<AtomicBool>,
+    ) -> Self {
         Self {
             cluster: arguments.cluster,
             sets: arguments.queues.clone(),
@@ -81,7 +86,7 @@ impl Balancer {
             sources: sources.into_iter().map(|name| (name, Counters::default())).collect(),
             latest: Mutex::default(),
             stop: Arc::clone(stop),
-            live: Live::new(arguments),
+            live,
             reloads: Reloads::default(),
             beats: AtomicU64::new(0),
         }
@@ -263,7 +268,12 @@ mod tests {
         let (_server, producers) = shm::Server::bind(options, [1; 16]).unwrap();
         let arguments = Arguments::parse_from(["zbalance", "-i", "a,b", "-n", "1"]);
         let names = ["a", "b"].map(str::to_owned).into();
-        let balancer = Arc::new(Balancer::new(&arguments, names, &Arc::default()));
+        let balancer = Arc::new(Balancer::new(
+            &arguments,
+            names,
+            Live::new(&arguments).unwrap(),
+            &Arc::default(),
+        ));
         let mut releases = Vec::new();
         let mut threads = Vec::new();
         for (index, producer) in producers.into_iter().enumerate() {
@@ -275,7 +285,7 @@ mod tests {
                 hash: SymmetricHash::new(1),
                 map: None,
                 decapsulate: false,
-                vlans: Arc::clone(&balancer.live.vlans),
+                filters: Arc::clone(&balancer.live.filters),
             };
             let ingest = Ingest {
                 name: String::new(),

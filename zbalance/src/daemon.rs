@@ -19,9 +19,11 @@ use tokio::runtime::Runtime;
 use crate::arguments::Arguments;
 use crate::balancer::{Balancer, all_move};
 use crate::cpu::{check_cores, online, pin};
+use crate::filters::FilterError;
 use crate::format::{count, rate};
 use crate::ingest::Ingest;
 use crate::input::{Input, Plan};
+use crate::live::Live;
 use crate::log;
 use crate::spread::{Distribution, Spread};
 use crate::succession::{self, Ending, Gathering, Predecessor, Wish};
@@ -76,6 +78,9 @@ pub enum StartError {
         /// Why.
         cause: io::Error,
     },
+    /// A filter is wrong.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
     /// There is nobody to take over from.
     #[error(transparent)]
     Handover(#[from] handover::HandoverError),
@@ -113,6 +118,7 @@ impl StartError {
             Self::Cluster(error) if error.is_permission() => Exit::NoPerm,
             #[cfg(feature = "pfring")]
             Self::Cluster(_) | Self::Ended(_) | Self::OneProducer(_) => Exit::Unavailable,
+            Self::Filter(_) => Exit::Config,
             Self::Sandbox(error) if error.is_configuration() => Exit::Config,
             Self::Sandbox(_) => Exit::NoPerm,
             Self::Source(capture::OpenError::Name(_)) => Exit::Usage,
@@ -177,6 +183,7 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
     let (mut sources, region) = open_sources(arguments, predecessor.as_ref(), &mut options)?;
     let online = online();
     check_cores(arguments, online)?;
+    let live = Live::new(arguments)?;
     if arguments.check_config {
         log::say(format_args!("{} source(s) open, configuration good", sources.len()));
         return Ok(());
@@ -193,7 +200,7 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
     // Now the cluster is this process's, and so are its files.
     let log = own_files(arguments)?;
     let names = sources.iter().map(|(name, _)| name.clone()).collect();
-    let balancer = Arc::new(Balancer::new(arguments, names, &stop));
+    let balancer = Arc::new(Balancer::new(arguments, names, live, &stop));
     serve_operator(&runtime, signals, &balancer);
     let queues: u32 = arguments.queues.iter().sum();
     log::say(format_args!("Starting balancer with {queues} consumer queues.."));
@@ -310,7 +317,7 @@ pub(crate) fn distribution(arguments: &Arguments, balancer: &Balancer) -> Distri
         hash: SymmetricHash::new(rand::random()),
         map: arguments.map(),
         decapsulate: arguments.decap,
-        vlans: Arc::clone(&balancer.live.vlans),
+        filters: Arc::clone(&balancer.live.filters),
     }
 }
 
@@ -421,7 +428,8 @@ pub fn profile(arguments: &Arguments) -> Sandbox {
     for path in written {
         profile = profile.write(sandbox::parent_of(path));
     }
-    for path in recordings.chain(arguments.file.as_deref()) {
+    let filters = arguments.filters.iter().map(|filter| filter.path.as_path());
+    for path in recordings.chain(arguments.file.as_deref()).chain(filters) {
         profile = profile.read_beside(path);
     }
     profile

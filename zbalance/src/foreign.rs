@@ -18,8 +18,6 @@ pub struct Foreign {
     hardware_aggregation: bool,
     #[arg(short = 'J', long = "debug", hide = true)]
     debug: bool,
-    #[arg(short = 'f', long = "filter", value_name = "FILE", hide = true)]
-    filter: Vec<String>,
     #[arg(short = 'X', long = "capture-transmitted", hide = true)]
     capture_transmitted: bool,
     #[arg(short = 'r', long = "egress", value_name = "QUEUE:DEVICE", hide = true)]
@@ -41,7 +39,7 @@ pub struct Foreign {
 }
 
 const FLOW_TABLE: &str = "there is no flow table here; detectors follow flows themselves";
-const ZMQ_FILTER: &str = "there is no filter of addresses here; filter where the tap is, or by \
+const ZMQ_FILTER: &str = "there is no filter over ZeroMQ here; filter by expression with -f, or by \
                           VLAN with -x";
 
 impl Foreign {
@@ -69,12 +67,6 @@ impl Foreign {
     /// Why the balancer must not start: the option, and the reason with a remedy.
     pub fn refusal(&self) -> Option<(&'static str, &'static str)> {
         [
-            (
-                !self.filter.is_empty(),
-                "-f",
-                "filter expressions need libpcap's compiler, which is not in this version; filter \
-                 where the tap is, or by VLAN with -x",
-            ),
             (
                 self.capture_transmitted,
                 "-X",

@@ -82,13 +82,12 @@ impl Ingest {
             counters.beat();
             let (producer, spread) = (&mut self.producer, &mut self.spread);
             let (mut first, mut filtered) = (true, 0);
-            let vlans = spread.filter();
             let burst = self.source.burst(BURST, timeout, &mut |arrival| {
                 // A consumer that attached while this thread slept must get the first frame too.
                 if std::mem::take(&mut first) {
                     producer.flush();
                 }
-                filtered += u64::from(!spread.send(arrival, &vlans, producer));
+                filtered += u64::from(!spread.send(arrival, producer));
             });
             if filtered > 0 {
                 counters.filtered.fetch_add(filtered, Ordering::Relaxed);
@@ -125,11 +124,10 @@ impl Ingest {
     /// Spreads what was begun, and lets go of the source.
     fn hand_over(&mut self, counters: &Counters) -> Option<Position> {
         let (producer, spread) = (&mut self.producer, &mut self.spread);
-        let vlans = spread.filter();
         let mut count = 0;
         let handed = self.source.hand_over(&mut |arrival| {
             count += 1;
-            spread.send(arrival, &vlans, producer);
+            spread.send(arrival, producer);
             // Consumers take their frames while this thread goes on.
             if count % BURST as u64 == 0 {
                 producer.flush();

@@ -17,6 +17,7 @@ use crate::arguments::Arguments;
 use crate::balancer::Balancer;
 use crate::cpu::{check_cores, online, pin};
 use crate::daemon::{self, StartError};
+use crate::live::Live;
 use crate::log;
 use pump::Pump;
 
@@ -128,6 +129,7 @@ pub(crate) fn run(arguments: &Arguments, library: &'static Library) -> Result<()
     let online = online();
     check_cores(arguments, online)?;
     let settings = settings(arguments);
+    let live = Live::new(arguments)?;
     if arguments.check_config {
         // Making the cluster would take the interface away from whoever has it.
         let (buffers, memory) = (settings.total(), settings.memory() >> 20);
@@ -145,7 +147,8 @@ pub(crate) fn run(arguments: &Arguments, library: &'static Library) -> Result<()
     let stop = Arc::new(AtomicBool::new(false));
     let signals = runtime.block_on(async { Signals::install() })?.user1_reloads();
     let own_log = daemon::own_files(arguments)?;
-    let balancer = Arc::new(Balancer::new(arguments, arguments.interfaces.clone(), &stop));
+    let names = arguments.interfaces.clone();
+    let balancer = Arc::new(Balancer::new(arguments, names, live, &stop));
     daemon::serve_operator(&runtime, signals, &balancer);
     log::say(format_args!("Starting balancer with {} consumer queues..", settings.queues));
     for id in cluster.queue_ids() {

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Cache};
 use packet::distribution::{Mode, Spreader, Target, VlanMap, frame_hash};
 use packet::hash::SymmetricHash;
 use packet::{ETHERTYPE_VLAN, tunnel};
 use shm::{Meta, Producer};
 
+use crate::filters::Filters;
 use crate::input::Arrival;
 
 /// How the frames of all inputs are spread.
@@ -23,40 +24,16 @@ pub struct Distribution {
     pub map: Option<VlanMap>,
     /// Send what is inside tunnels, without their headers.
     pub decapsulate: bool,
-    /// Which frames are spread at all; a reload replaces it.
-    pub vlans: Arc<ArcSwap<VlanFilter>>,
-}
-
-/// The VLANs whose frames are taken (`-x`).
-#[derive(Debug, Clone, Default)]
-pub struct VlanFilter(Option<Box<[u64; 64]>>);
-
-impl VlanFilter {
-    /// Takes frames with one of `ids` among their tags; without ids it takes all.
-    pub fn new(ids: &[u16]) -> Self {
-        if ids.is_empty() {
-            return Self(None);
-        }
-        let mut bits = Box::new([0; 64]);
-        for id in ids {
-            bits[usize::from(id >> 6) % 64] |= 1 << (id & 63);
-        }
-        Self(Some(bits))
-    }
-
-    /// Whether `frame` is taken.
-    #[inline]
-    pub fn takes(&self, frame: &[u8]) -> bool {
-        let Some(bits) = &self.0 else { return true };
-        packet::walk::vlan_ids(frame)
-            .any(|id| bits[usize::from(id >> 6) % 64] & 1 << (id & 63) != 0)
-    }
+    /// Which frames are spread, and to which queues; a reload replaces it.
+    pub filters: Arc<ArcSwap<Filters>>,
 }
 
 /// Spreads the frames of one input.
 #[derive(Debug)]
 pub struct Spread {
     distribution: Distribution,
+    /// The present filters, looked up for each frame at the cost of one load.
+    filters: Cache<Arc<ArcSwap<Filters>>, Arc<Filters>>,
     interface: u16,
     sets: Sets,
     /// A frame that is not sent as it came.
@@ -77,47 +54,42 @@ impl Spread {
     /// Spreads the frames of the input with this number.
     pub fn new(distribution: Distribution, interface: u16) -> Self {
         let sets = Sets::new(distribution.mode, &distribution.sets);
-        Self { distribution, interface, sets, changed: Vec::new() }
+        let filters = Cache::new(Arc::clone(&distribution.filters));
+        Self { distribution, filters, interface, sets, changed: Vec::new() }
     }
 
-    /// The VLANs that are taken from now on, for some frames.
-    pub fn filter(&self) -> arc_swap::Guard<Arc<VlanFilter>> {
-        self.distribution.vlans.load()
-    }
-
-    /// Where `frame` goes.
+    /// The way of a frame of `len` bytes that begins with `head`; `None` when a filter keeps it from all its
+    /// queues.
     #[inline]
-    pub(crate) fn way(&mut self, frame: &[u8]) -> Way {
+    pub(crate) fn way(&mut self, head: &[u8], len: usize) -> Option<Way> {
+        let filters = self.filters.load();
+        if !filters.takes(head, len) {
+            return None;
+        }
         let Distribution { mode, hash, map, .. } = &self.distribution;
         let (hash, retag) = match map {
-            None => (frame_hash(*mode, hash, frame), false),
-            Some(map) => map.place(frame).unwrap_or((u32::MAX, false)),
+            None => (frame_hash(*mode, hash, head), false),
+            Some(map) => map.place(head).unwrap_or((u32::MAX, false)),
         };
-        Way { hash, targets: self.sets.targets(hash, self.interface), retag }
+        let wanted = self.sets.targets(hash, self.interface);
+        let targets = filters.targets(wanted, head, len);
+        (targets != 0 || wanted == 0).then_some(Way { hash, targets, retag })
     }
 
-    /// Sends a frame to its queues; false when its VLAN is not among `vlans`.
+    /// Sends a frame to its queues; false when the filters let none of them have it.
     #[inline]
-    pub fn send(
-        &mut self,
-        arrival: Arrival<'_>,
-        vlans: &VlanFilter,
-        producer: &mut Producer,
-    ) -> bool {
+    pub fn send(&mut self, arrival: Arrival<'_>, producer: &mut Producer) -> bool {
         match arrival {
             Arrival::Copied(frame) => {
-                if !vlans.takes(frame.data) {
+                let Some(way) = self.way(frame.data, frame.data.len()) else {
                     return false;
-                }
-                let way = self.way(frame.data);
+                };
                 self.copy(frame.data, &way, frame.timestamp, producer);
             }
             Arrival::InPlace(pieces, timestamp) => {
                 let head = pieces.first().map_or(&[][..], |piece| producer.bytes(piece));
-                if !vlans.takes(head) {
-                    return false;
-                }
-                let way = self.way(head);
+                let len = pieces.iter().map(|piece| piece.len as usize).sum();
+                let Some(way) = self.way(head, len) else { return false };
                 if way.retag || self.distribution.decapsulate {
                     let whole: Vec<u8> =
                         pieces.iter().flat_map(|piece| producer.bytes(piece)).copied().collect();
@@ -198,27 +170,6 @@ impl Sets {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn vlans_up_to_4094_are_taken_anywhere_among_the_tags() {
-        let frame = |tags: &[u16]| {
-            let mut frame = vec![0; 12];
-            for tag in tags {
-                frame.extend([0x81, 0]);
-                frame.extend(tag.to_be_bytes());
-            }
-            frame.extend([8, 0]);
-            frame
-        };
-        let filter = VlanFilter::new(&[0, 100, 1024, 4094]);
-        for tags in [&[0u16][..], &[100], &[0xe000 | 1024], &[7, 4094], &[1, 2, 3, 100]] {
-            assert!(filter.takes(&frame(tags)), "{tags:?}");
-        }
-        for tags in [&[][..], &[1], &[36], &[4095], &[101, 1025]] {
-            assert!(!filter.takes(&frame(tags)), "{tags:?}");
-        }
-        assert!(!filter.takes(&[]) && VlanFilter::new(&[]).takes(&[]));
-    }
 
     #[test]
     fn every_set_gets_each_frame_once() {

@@ -420,6 +420,41 @@ fn what_is_inside_a_tunnel_is_sent(dir: &Path, source: &str) {
     assert!(got == expected, "{got:02x?}");
 }
 
+/// Only what an expression names is spread; a changed file holds after a reload, which the confined process can
+/// still read.
+fn an_expression_filters(dir: &Path, source: &str) {
+    let file = dir.join("expression");
+    std::fs::write(&file, "udp dst port 7777\n").unwrap();
+    let line = format!("-i {source} -c 98 -n 1 -z -f {}", file.display());
+    let mut balancer = Process::balancer(dir, &line);
+    balancer.says("zbalance: ready");
+    let mut consumer = consumer_of(dir, 0);
+    attach(&mut consumer);
+    let sender = Sender::new(1);
+    let mut send = |numbers: std::ops::Range<u32>, until: u32| {
+        sender.send(numbers);
+        let (mut got, deadline) = (Vec::new(), Instant::now() + LIMIT);
+        while got.last().is_none_or(|(_, number)| *number + 1 < until) && Instant::now() < deadline
+        {
+            take(&mut consumer, &mut got);
+        }
+        got.iter().map(|(_, number)| *number).collect::<Vec<u32>>()
+    };
+    let mut reload = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        let pid = rustix::process::Pid::from_child(&balancer.0);
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+        balancer.says(&format!("reloaded {}", file.display()));
+    };
+    assert_eq!(send(0..50, 50), (0..50).collect::<Vec<u32>>());
+    // The number is the first word behind the header.
+    reload("udp[8:4] >= 80");
+    assert_eq!(send(50..100, 100), (80..100).collect::<Vec<u32>>());
+    reload("ip");
+    assert_eq!(send(100..120, 120), (100..120).collect::<Vec<u32>>());
+    balancer.terminate();
+}
+
 /// Balancers follow each other while packets come through AF_XDP: the program stays on the interface and its
 /// rings change hands, so every packet comes, in its order. The last of them sees the interface go away.
 fn successors_of_af_xdp(dir: &Path) {
@@ -628,6 +663,7 @@ fn inside() {
         counts_are_right(dir.path(), source);
         tags_stay_and_the_monitor_counts(dir.path(), source);
         what_is_inside_a_tunnel_is_sent(dir.path(), source);
+        an_expression_filters(dir.path(), source);
         the_balancer_is_killed(dir.path(), source);
     }
     successors_of_af_xdp(dir.path());
@@ -660,6 +696,8 @@ fn what_is_wrong_is_said() {
     };
     let (code, text) = run("-i afp:none7 -c 98 -n 4 -m 1 -g 0 -z");
     assert!(code == 69 && text.contains("none7") && text.contains("lo"), "{code}: {text}");
+    let (code, text) = run("-i lo -n 1 -f /nonexistent/bpf");
+    assert!(code == 78 && text.contains("/nonexistent/bpf: No such file"), "{code}: {text}");
     let (code, text) = run("-i -c 98 -n 4 -m 1 -g 0 -z");
     assert_eq!(code, 64, "{text}");
     let (code, text) = run("-i lo -n 1 -D no-such-user");

@@ -14,7 +14,7 @@ use crate::balancer::Balancer;
 use crate::daemon::write_statistics;
 use crate::format::{count, rate};
 use crate::log;
-use crate::spread::{Distribution, Spread, VlanFilter, Way};
+use crate::spread::{Distribution, Spread, Way};
 
 /// First and longest pause when no device has packets. A device holds 32,768 of them.
 const NAP: (Duration, Duration) = (Duration::from_micros(50), Duration::from_micros(500));
@@ -124,11 +124,10 @@ impl Pump {
             counters.reopened.fetch_add(1, Ordering::Relaxed);
             log::notice(format_args!("{name}: receives again"));
         }
-        let vlans = self.spreads[device].filter();
         let mut targets = [0; WORKING_SET];
         let mut filtered = 0;
         for (index, target) in targets[..received].iter_mut().enumerate() {
-            match self.place(cluster, device, index, &vlans) {
+            match self.place(cluster, device, index) {
                 Some(queues) => *target = queues,
                 None => filtered += 1,
             }
@@ -147,20 +146,11 @@ impl Pump {
         Ok(received)
     }
 
-    /// Queues of a packet, which is changed in its buffer where it is not sent as it came; `None` when its VLAN is not
-    /// taken.
-    fn place(
-        &mut self,
-        cluster: &mut Cluster,
-        device: usize,
-        index: usize,
-        vlans: &VlanFilter,
-    ) -> Option<u64> {
+    /// Queues of a packet, which is changed in its buffer where it is not sent as it came; `None` when a filter keeps
+    /// it from all of them.
+    fn place(&mut self, cluster: &mut Cluster, device: usize, index: usize) -> Option<u64> {
         let (frame, _) = cluster.packet(index);
-        if !vlans.takes(frame) {
-            return None;
-        }
-        let Way { targets, retag, .. } = self.spreads[device].way(frame);
+        let Way { targets, retag, .. } = self.spreads[device].way(frame, frame.len())?;
         if retag {
             frame[12..14].copy_from_slice(&ETHERTYPE_VLAN.to_be_bytes());
         } else if self.decapsulates
