@@ -1,18 +1,20 @@
 //! Row of the memory that an idle tunnel holds, measured by programs of their own (`bench-idle`),
 //! because they count what they allocate.
 //!
-//! A station serves its tunnels with one thread, in a network of its own with the kernel's DNAT;
-//! clients and covert are another process, which opens the tunnels that it is told to. Where the
-//! limit of descriptors is too low for all tunnels, several stations share them.
+//! A station serves its tunnels in a network of its own with the kernel's DNAT; clients and covert are
+//! other processes, which open the tunnels that they are told to. Where the limit of descriptors is too
+//! low for all tunnels, the station has several threads with a table of descriptors each.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use application::Station;
+use application::daemon::accept;
+use application::{Station, listener};
 use endpoint::{Endpoint, Limits};
 use keys::{ClientVersion, SharedSecret};
 use rand_chacha::ChaCha20Rng;
@@ -24,13 +26,15 @@ use transports::Transport;
 use transports::dtls::Party;
 use transports::obfs4::{Client, ClientError, ClientIdentity, Progress};
 
-use crate::loopback::{self, COVERT};
+use crate::loopback;
 use crate::measure::Row;
 use crate::station;
 
-/// Tunnels before and after.
+/// Tunnels before, and after.
 const FEW: u64 = 1_000;
 const MANY: u64 = 11_000;
+/// Min tunnels after.
+const MOST: u64 = 100_000;
 /// Descriptors of a tunnel at the station.
 const DESCRIPTORS: u64 = 2;
 /// Descriptors of everything else.
@@ -41,44 +45,31 @@ const CLIENTS: &str = "clients";
 
 /// A Min tunnel.
 pub(crate) fn min() -> Result<Row, String> {
-    row(Transport::Min, 4096.0)
+    row(Transport::Min, MOST, 4096.0)
 }
 
 /// An obfs4 tunnel.
 pub(crate) fn obfs4() -> Result<Row, String> {
-    row(Transport::Obfs4, 8192.0)
+    row(Transport::Obfs4, MANY, 8192.0)
 }
 
 /// A DTLS session and its tunnel.
 pub(crate) fn dtls() -> Result<Row, String> {
-    row(Transport::Dtls, 65_536.0)
+    row(Transport::Dtls, MANY, 65_536.0)
 }
 
 /// The heap of the difference between many and few tunnels, by tunnel, against its bound.
-fn row(transport: Transport, bound: f64) -> Result<Row, String> {
-    let limit = raise_nofile_limit().unwrap_or(u64::MAX).max(SPARE + DESCRIPTORS);
-    let stations = (MANY * DESCRIPTORS).div_ceil(limit - SPARE);
+fn row(transport: Transport, many: u64, bound: f64) -> Result<Row, String> {
     let program = program()?;
-    let started: Vec<Child> = (0..stations)
-        .map(|at| {
-            let share = |all: u64| all / stations + u64::from(at < all % stations);
-            Command::new(&program)
-                .arg(transport.number().to_string())
-                .args([share(FEW).to_string(), share(MANY).to_string()])
-                .stdin(Stdio::null())
-                .stdout(Stdio::piped())
-                .spawn()
-                .map_err(|e| format!("{}: {e} (make build)", program.display()))
-        })
-        .collect::<Result<_, _>>()?;
-    let mut bytes = 0;
-    for station in started {
-        let output = station.wait_with_output().map_err(|e| e.to_string())?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let counted = text.lines().find_map(|line| line.strip_prefix('=')?.parse::<i64>().ok());
-        bytes += counted.ok_or("bench-idle has failed")?;
-    }
-    let each = bytes as f64 / (MANY - FEW) as f64;
+    let output = Command::new(&program)
+        .args([transport.number().to_string(), FEW.to_string(), many.to_string()])
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|e| format!("{}: {e} (make build)", program.display()))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let counted = text.lines().find_map(|line| line.strip_prefix('=')?.parse::<i64>().ok());
+    let each = counted.ok_or("bench-idle has failed")? as f64 / (many - FEW) as f64;
     Ok(Row {
         unit: "B",
         baseline_name: "what a tunnel may hold",
@@ -94,18 +85,19 @@ fn program() -> Result<PathBuf, String> {
     Ok(me.with_file_name("bench-idle"))
 }
 
+/// Runs its argument and returns the bytes that this thread has allocated and not freed meanwhile.
+pub type Heap = fn(&mut dyn FnMut()) -> i64;
+
 /// The `bench-idle` program: `TRANSPORT FEW MANY` prints the bytes by which the heap grows from few
-/// to many tunnels of the transport with this number. `heap` runs its argument and returns the bytes that it allocated and did not free.
+/// to many tunnels of the transport with this number.
 ///
 /// # Errors
 /// When something that the measurement needs is missing, or a tunnel does not work.
-pub fn run(
-    words: impl Iterator<Item = String>,
-    heap: impl Fn(&mut dyn FnMut()) -> i64,
-) -> Result<(), String> {
+pub fn run(words: impl Iterator<Item = String>, heap: Heap) -> Result<(), String> {
     let words: Vec<String> = words.collect();
-    if words.first().is_some_and(|word| word == CLIENTS) {
-        return serve_clients().map_err(|e| e.to_string());
+    if let [CLIENTS, covert] = &*words.iter().map(String::as_str).collect::<Vec<_>>() {
+        let covert = covert.parse().map_err(|_| format!("no address: {covert}"))?;
+        return serve_clients(covert).map_err(|e| e.to_string());
     }
     let numbers: Option<Vec<u64>> = words.iter().map(|word| word.parse().ok()).collect();
     let Some(&[transport, few, many]) = numbers.as_deref() else {
@@ -117,48 +109,154 @@ pub fn run(
     Ok(())
 }
 
-/// Bytes by which the heap grows from `few` to `many` tunnels.
-fn grown(
-    transport: Transport,
-    few: u64,
-    many: u64,
-    heap: impl Fn(&mut dyn FnMut()) -> i64,
-) -> Result<i64, String> {
+/// Bytes by which the heap of one station grows from `few` to `many` tunnels.
+///
+/// A limit of descriptors holds for a table of them, and Linux lets a thread have a table of its own:
+/// so a station of one process, with one heap, has as many tunnels as it needs threads for. They take
+/// their turns one after the other.
+fn grown(transport: Transport, few: u64, many: u64, heap: Heap) -> Result<i64, String> {
     let failed = |e: std::io::Error| e.to_string();
-    raise_nofile_limit();
+    let limit = raise_nofile_limit().unwrap_or(u64::MAX).max(SPARE + DESCRIPTORS);
+    let tables = match transport {
+        Transport::Dtls => 1,
+        _ => (many * DESCRIPTORS).div_ceil(limit - SPARE),
+    };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     let inside = runtime.enter();
-    let station = match transport {
-        Transport::Dtls => station::listen_dtls()?,
-        _ => station::listen()?,
+    let (station, listener) = match transport {
+        Transport::Dtls => (station::listen_dtls()?, None),
+        _ => {
+            let listener = listener::listen(listener::default_address()).map_err(failed)?;
+            (station::patient()?, Some(listener.into_std().map_err(failed)?))
+        }
     };
     drop(inside);
-    let mut clients = Clients::start().map_err(failed)?;
-    runtime.block_on(open(&station, transport, 0..few, &mut clients))?;
-    let mut result = Ok(());
-    let bytes = heap(&mut || {
-        result = runtime.block_on(open(&station, transport, few..many, &mut clients));
-    });
-    result?;
+    let mut turns = Vec::new();
+    for number in 0..tables as usize {
+        let listener = listener.as_ref().map(TcpListener::try_clone).transpose().map_err(failed)?;
+        turns.push(Turns::start(number, Arc::clone(&station), transport, listener, heap)?);
+    }
+    let mut all = async |numbers: std::ops::Range<u64>| {
+        let mut bytes = 0;
+        for (turn, share) in turns.iter_mut().zip(shares(numbers, tables)) {
+            bytes += turn.take(share).await?;
+        }
+        Ok::<_, String>(bytes)
+    };
+    runtime.block_on(all(0..few))?;
+    let mut result = Ok(0);
+    // What the station does for all of them belongs to it.
+    let common = heap(&mut || result = runtime.block_on(all(few..many)));
+    let bytes = result? + common;
     let open = station.pipeline.stats.proxy.open.value();
     if open == many as i64 { Ok(bytes) } else { Err(format!("{open} of {many} tunnels are open")) }
 }
 
-/// Opens the tunnels of the registrations of these numbers, and leaves them idle.
-async fn open(
-    station: &Station,
-    transport: Transport,
+/// `numbers` in equal parts, one for each of `tables`.
+fn shares(
     numbers: std::ops::Range<u64>,
-    clients: &mut Clients,
-) -> Result<(), String> {
-    for number in numbers {
-        let phantom = station::register(station, transport, number).await?;
-        let opened = clients.open(transport, number, phantom);
-        opened.await.map_err(|_| format!("tunnel {number} does not work"))?;
+    tables: u64,
+) -> impl Iterator<Item = std::ops::Range<u64>> {
+    let all = numbers.end - numbers.start;
+    let at = move |table: u64| numbers.start + all * table / tables;
+    (0..tables).map(move |table| at(table)..at(table + 1))
+}
+
+/// A thread with a table of descriptors, where tunnels of the station are opened and kept.
+struct Turns {
+    wanted: mpsc::SyncSender<std::ops::Range<u64>>,
+    grown: tokio::sync::mpsc::Receiver<Result<i64, String>>,
+}
+
+impl Turns {
+    fn start(
+        number: usize,
+        station: Arc<Station>,
+        transport: Transport,
+        listener: Option<TcpListener>,
+        heap: Heap,
+    ) -> Result<Self, String> {
+        let (wanted, ranges) = mpsc::sync_channel::<std::ops::Range<u64>>(1);
+        let (answers, grown) = tokio::sync::mpsc::channel(1);
+        let (ready, made) = mpsc::sync_channel(1);
+        let work = move || {
+            let mut table = match Table::new(number, station, transport, listener) {
+                Ok(table) => table,
+                // Whoever does not listen any more has failed already, here and below.
+                Err(reason) => return drop(ready.send(Err(reason))),
+            };
+            let _ = ready.send(Ok(()));
+            for numbers in ranges {
+                let mut result = Ok(());
+                let bytes = heap(&mut || result = table.open(numbers.clone()));
+                let _ = answers.blocking_send(result.map(|()| bytes));
+            }
+        };
+        std::thread::Builder::new().spawn(work).map_err(|e| e.to_string())?;
+        made.recv().map_err(|e| e.to_string())??;
+        Ok(Self { wanted, grown })
     }
-    tokio::time::sleep(IDLE).await;
-    Ok(())
+
+    /// Opens the tunnels of these registrations; bytes by which the thread's heap has grown.
+    async fn take(&mut self, numbers: std::ops::Range<u64>) -> Result<i64, String> {
+        self.wanted.send(numbers).map_err(|e| e.to_string())?;
+        self.grown.recv().await.ok_or("a thread of the station has panicked")?
+    }
+}
+
+/// What such a thread has.
+struct Table {
+    runtime: tokio::runtime::Runtime,
+    station: Arc<Station>,
+    transport: Transport,
+    covert: SocketAddr,
+    clients: Clients,
+}
+
+impl Table {
+    fn new(
+        number: usize,
+        station: Arc<Station>,
+        transport: Transport,
+        listener: Option<TcpListener>,
+    ) -> Result<Self, String> {
+        let failed = |e: std::io::Error| e.to_string();
+        own_descriptors().map_err(failed)?;
+        let covert = loopback::covert(number);
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        if let Some(listener) = listener {
+            let inside = runtime.enter();
+            let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
+            tokio::spawn(accept(listener, Arc::clone(&station)));
+            drop(inside);
+        }
+        let clients = Clients::start(covert).map_err(failed)?;
+        Ok(Self { runtime, station, transport, covert, clients })
+    }
+
+    /// Opens the tunnels of the registrations of these numbers, and leaves them idle.
+    fn open(&mut self, numbers: std::ops::Range<u64>) -> Result<(), String> {
+        let Self { runtime, station, transport, covert, clients } = self;
+        runtime.block_on(async {
+            for number in numbers {
+                let phantom = station::register_to(*covert, station, *transport, number).await?;
+                let opened = clients.open(*transport, number, phantom);
+                opened.await.map_err(|_| format!("tunnel {number} does not work"))?;
+            }
+            tokio::time::sleep(IDLE).await;
+            Ok(())
+        })
+    }
+}
+
+/// Gives this thread, and those that it starts, a table of descriptors of its own.
+#[allow(deprecated)]
+fn own_descriptors() -> std::io::Result<()> {
+    // The function is deprecated because a descriptor that is handed to a thread with another table
+    // means another file there. No descriptor leaves this thread.
+    Ok(rustix::thread::unshare(rustix::thread::UnshareFlags::FILES)?)
 }
 
 /// Tunnel to open, as a line for the clients, and where to say that it works.
@@ -167,19 +265,19 @@ type Wanted = (u64, String, oneshot::Sender<()>);
 /// The process with the clients, and the thread that talks to it.
 struct Clients {
     child: Child,
-    wanted: std::sync::mpsc::SyncSender<Wanted>,
+    wanted: mpsc::SyncSender<Wanted>,
 }
 
 impl Clients {
-    fn start() -> std::io::Result<Self> {
+    fn start(covert: SocketAddr) -> std::io::Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
-            .arg(CLIENTS)
+            .args([CLIENTS.to_owned(), covert.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
         let (mut orders, done) = child.stdin.take().zip(child.stdout.take()).expect("are piped");
         let mut done = BufReader::new(done);
-        let (wanted, all) = std::sync::mpsc::sync_channel::<Wanted>(1);
+        let (wanted, all) = mpsc::sync_channel::<Wanted>(1);
         std::thread::spawn(move || {
             for (number, order, works) in all {
                 let mut line = String::new();
@@ -217,9 +315,9 @@ impl Drop for Clients {
 
 /// Opens a tunnel for each line `NUMBER TRANSPORT PHANTOM`, sends a byte each way, and keeps it
 /// open.
-fn serve_clients() -> std::io::Result<()> {
+fn serve_clients(covert: SocketAddr) -> std::io::Result<()> {
     raise_nofile_limit();
-    let covert = TcpListener::bind(COVERT)?;
+    let covert = TcpListener::bind(covert)?;
     let mut diallers = Diallers::new()?;
     let mut open: Vec<(Open, TcpStream)> = Vec::new();
     for line in std::io::stdin().lines() {

@@ -9,6 +9,13 @@ use std::process::{Command, Stdio};
 pub const COVERT: SocketAddr =
     SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(198, 51, 100, 2), 9999));
 
+/// One of up to 200 further coverts, each with ports for tens of thousands of tunnels; the first is
+/// [`COVERT`].
+pub fn covert(number: usize) -> SocketAddr {
+    let last = u8::try_from(2 + number).expect("there are 200 at most");
+    SocketAddr::new(Ipv4Addr::new(198, 51, 100, last).into(), COVERT.port())
+}
+
 /// Where the kernel sends connections to port 444 of a phantom: a relay that is not ours.
 pub const OTHER_RELAY: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 41246));
 
@@ -36,6 +43,7 @@ pub fn enter() -> Result<(), String> {
     std::fs::write(CONGESTION_CONTROL, "reno").map_err(|e| format!("{CONGESTION_CONTROL}: {e}"))?;
     tool("ip", &["link", "set", "lo", "up"], "")?;
     tool("ip", &["addr", "add", "198.51.100.2/32", "dev", "lo"], "")?;
+    tool("ip", &["route", "add", "local", "198.51.100.0/24", "dev", "lo"], "")?;
     tool("ip", &["route", "add", "local", "192.122.190.0/24", "dev", "lo"], "")?;
     tool("nft", &["-f", "-"], RULES)
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use application::daemon::accept;
 use application::dtls::{NatEntries, Service, Sockets};
@@ -33,6 +34,10 @@ pub fn secret(number: u64) -> [u8; 32] {
 
 /// Registration `number` as it comes from the bus: IPv4, prescanned.
 pub fn frame(transport: Transport, number: u64) -> Vec<u8> {
+    frame_to(COVERT, transport, number)
+}
+
+fn frame_to(covert: SocketAddr, transport: Transport, number: u64) -> Vec<u8> {
     let client = 0x0a0a_0000 | (number as u32 & 0xffff);
     C2sWrapper {
         shared_secret: Some(secret(number).to_vec()),
@@ -40,7 +45,7 @@ pub fn frame(transport: Transport, number: u64) -> Vec<u8> {
             decoy_list_generation: Some(1),
             client_lib_version: Some(4),
             transport: Some(transport.number()),
-            covert_address: Some(COVERT.to_string()),
+            covert_address: Some(covert.to_string()),
             v4_support: Some(true),
             v6_support: Some(false),
             flags: Some(RegistrationFlags { prescanned: Some(true), ..Default::default() }),
@@ -78,6 +83,17 @@ pub fn listen() -> Result<Arc<Station>, String> {
     let phantoms = listener::listen(listener::default_address()).map_err(|e| e.to_string())?;
     tokio::spawn(accept(phantoms, Arc::clone(&station)));
     Ok(station)
+}
+
+/// The same without Redis and without taking connections; a tunnel may be idle for hours.
+///
+/// # Errors
+/// As [`start`].
+pub fn patient() -> Result<Arc<Station>, String> {
+    let mut station = build("")?;
+    let hours = Duration::from_secs(4 * 3600);
+    station.stall = relay::StallLimits { first: hours, later: hours };
+    Ok(Arc::new(station))
 }
 
 /// Nobody is dialled, so the kernel needs no entries.
@@ -124,7 +140,20 @@ pub async fn register(
     transport: Transport,
     number: u64,
 ) -> Result<SocketAddr, String> {
-    let frame = frame(transport, number);
+    register_to(COVERT, station, transport, number).await
+}
+
+/// The same with a covert of its own.
+///
+/// # Errors
+/// As [`register`].
+pub async fn register_to(
+    covert: SocketAddr,
+    station: &Station,
+    transport: Transport,
+    number: u64,
+) -> Result<SocketAddr, String> {
+    let frame = frame_to(covert, transport, number);
     let policy = station.pipeline.policy.load_full();
     let read = intake::read(&frame, &station.pipeline.served.load(), &policy)
         .map_err(|e| e.to_string())?;
