@@ -119,7 +119,7 @@ impl Source for Heir {
     fn hand_over(&mut self, each: &mut dyn FnMut(Frame<'_>)) -> Option<Position> {
         match &mut self.reading {
             Reading::Rings(taken) => {
-                taken.refill();
+                socket::refill(&mut taken.sockets, &mut taken.spare);
                 Some(Position::Rings(taken.rings))
             }
             Reading::Interface(source) => source.hand_over(each),
@@ -213,7 +213,7 @@ impl Taken {
                 break;
             }
         }
-        self.refill();
+        socket::refill(&mut self.sockets, &mut self.spare);
         count
     }
 
@@ -270,20 +270,6 @@ impl Taken {
             }
         }
         None
-    }
-
-    /// Gives frames back to the kernel, to each queue its part.
-    fn refill(&mut self) {
-        let queues = self.sockets.len();
-        for (n, socket) in self.sockets.iter_mut().enumerate() {
-            let part = self.spare.len() / (queues - n);
-            let count = part.min(socket.wanted() as usize);
-            if count > 0 {
-                let from = self.spare.len() - count;
-                socket.fill(self.spare.drain(from..));
-                socket.wake();
-            }
-        }
     }
 
     fn statistics(&self) -> Statistics {

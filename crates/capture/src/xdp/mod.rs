@@ -251,7 +251,7 @@ impl Xdp {
             let offset = self.lent.insert(loan);
             self.spare.push(offset);
         }
-        self.refill();
+        socket::refill(&mut self.sockets, &mut self.spare);
     }
 
     /// What is open, for a successor.
@@ -269,7 +269,7 @@ impl Xdp {
     /// Where a successor goes on: packets that come meanwhile wait for it in the rings. Nothing may be read
     /// afterwards, unless there is no successor.
     pub fn hand_over(&mut self) -> Position {
-        self.refill();
+        socket::refill(&mut self.sockets, &mut self.spare);
         Position::Rings(Rings {
             entries: self.entries,
             frame_size: self.memory.frame_size(),
@@ -283,21 +283,6 @@ impl Xdp {
         let Self { mut lent, standby, sockets, .. } = self;
         drop(sockets);
         (lent.remove_all(), standby)
-    }
-
-    /// Gives spare frames to the kernel, to each queue its part.
-    #[inline]
-    fn refill(&mut self) {
-        let queues = self.sockets.len();
-        for (n, socket) in self.sockets.iter_mut().enumerate() {
-            let part = self.spare.len() / (queues - n);
-            let count = part.min(socket.wanted() as usize);
-            if count > 0 {
-                let from = self.spare.len() - count;
-                socket.fill(self.spare.drain(from..));
-                socket.wake();
-            }
-        }
     }
 
     /// Waits at most `timeout` for packets and hands at most `max` of them to `each`, with the time of their
@@ -338,7 +323,7 @@ impl Xdp {
             }
         }
         self.statistics.received += count as u64;
-        self.refill();
+        socket::refill(&mut self.sockets, &mut self.spare);
         count
     }
 

@@ -378,6 +378,21 @@ pub(super) fn wait(sockets: &[Socket], timeout: Duration) -> io::Result<()> {
     }
 }
 
+/// Gives `spare` frames to the kernel, to each queue its part.
+#[inline]
+pub(super) fn refill(sockets: &mut [Socket], spare: &mut Vec<u64>) {
+    let queues = sockets.len();
+    for (n, socket) in sockets.iter_mut().enumerate() {
+        let part = spare.len() / (queues - n);
+        let count = part.min(socket.wanted() as usize);
+        if count > 0 {
+            let from = spare.len() - count;
+            socket.fill(spare.drain(from..));
+            socket.wake();
+        }
+    }
+}
+
 /// Packets that the kernel dropped since the sockets were made, and how often it found no frame.
 pub(super) fn losses(sockets: &[Socket]) -> (u64, u64) {
     let (mut dropped, mut full) = (0, 0);
