@@ -141,8 +141,9 @@ pub fn run(words: impl Iterator<Item = String>) -> Outcome {
             return Outcome::Usage;
         }
     };
-    pin();
+    // Before only one of its processors is used.
     let host = Host::of_this();
+    pin();
     println!("bench on {host}");
     let mut rows = Vec::new();
     let mut outcome = Outcome::Done;
