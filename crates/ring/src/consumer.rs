@@ -17,14 +17,21 @@ use crate::abi::{self, BURST, Descriptor, FrameFlags, ring, state};
 use crate::chain;
 use crate::clock::coarse_now;
 use crate::error::AttachError;
-use crate::frames::Frames;
+use crate::frames::{Frames, Span};
 use crate::handshake::{ABI, ANY_SET, Answer, Hello, MAX_MESSAGE, Role};
 use crate::packed::{Packed, State};
-use crate::queue::{QueueMap, Ring};
+use crate::queue::{QueueMap, Ring, prefetch};
 use crate::status::bump;
 
 /// Longest sleep before looking at rings and connection again.
 const SLEEP: Duration = Duration::from_millis(5);
+/// Pauses of the processor between two looks for packets, about a microsecond. A consumer that looks after
+/// every burst of the balancer takes the cache lines away that the balancer is writing, so it lets several
+/// bursts come together.
+const PAUSES: u32 = 24;
+/// How far ahead of the return entries of a burst the cache lines of later ones are claimed: those of the
+/// next burst are then here when it comes.
+const CLAIM_AHEAD: u64 = BURST as u64;
 /// First pause before attaching again; doubles up to [`MAX_BACKOFF`].
 const MIN_BACKOFF: Duration = Duration::from_millis(100);
 const MAX_BACKOFF: Duration = Duration::from_secs(2);
@@ -103,6 +110,8 @@ pub(crate) struct Attachment {
     turn: usize,
     generation: u64,
     burst: Held,
+    /// The ring of the last burst, when that was all that its producer had published.
+    emptied: Option<usize>,
     packets: u64,
     errors: u64,
 }
@@ -275,6 +284,13 @@ impl Drop for Consumer {
     }
 }
 
+/// Lets packets come together.
+fn rest() {
+    for _ in 0..PAUSES {
+        std::hint::spin_loop();
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     Packets,
@@ -337,6 +353,7 @@ impl Attachment {
                 packets: [Packet::default(); BURST],
                 scratch: Vec::new(),
             },
+            emptied: None,
             packets: 0,
             errors: 0,
         })
@@ -367,15 +384,16 @@ impl Attachment {
     /// Looks for packets: at once, then spinning, then sleeping.
     fn wait(&mut self, spin: Duration, timeout: Duration) -> Outcome {
         self.queue.consumer_heartbeat().store(coarse_now(), Ordering::Relaxed);
+        if spin.is_zero() {
+            self.emptied = None;
+        }
         if let Some(outcome) = self.take() {
             return outcome;
         }
         let start = Instant::now();
         let spin = spin.min(timeout);
         while start.elapsed() < spin {
-            for _ in 0..16 {
-                std::hint::spin_loop();
-            }
+            rest();
             if let Some(outcome) = self.take() {
                 return outcome;
             }
@@ -440,6 +458,11 @@ impl Attachment {
         for _ in 0..self.rings.len() {
             let index = self.turn;
             self.turn = if index + 1 == self.rings.len() { 0 } else { index + 1 };
+            if self.emptied == Some(index) {
+                // The last in turn: the other rings have nothing.
+                self.emptied = None;
+                rest();
+            }
             let inlet = &mut self.rings[index];
             if inlet.published == inlet.cons {
                 inlet.published = inlet.ring.word(ring::PROD).load(Ordering::Acquire);
@@ -463,18 +486,28 @@ impl Attachment {
         held.ring = index;
         let frame_mask = !(u64::from(self.queue.header().frame_size) - 1);
         inlet.ring.prefetch_descriptors(inlet.cons, inlet.cons + ready as u64);
-        let (mut flags, mut sound) = (0, true);
-        for (i, held) in held.descriptors[..ready].iter_mut().enumerate() {
-            let descriptor = inlet.ring.take(inlet.cons + i as u64);
-
-            self.frames.prefetch(descriptor.address);
-            flags |= descriptor.flags;
-            sound &= self.frames.holds(&descriptor);
+        inlet.ring.claim_returns(inlet.rprod + CLAIM_AHEAD, ready as u64);
+        let base = self.frames.base();
+        let (mut words, mut span) = (0, Span::NONE);
+        let mut done = 0;
+        while done < ready {
+            let descriptors = inlet.ring.descriptors(inlet.cons + done as u64, ready - done);
             // Seen by the balancer when `release` publishes the index.
-            let entry = inlet.ring.return_entry(inlet.rprod + i as u64);
-            entry.store(descriptor.address & frame_mask, Ordering::Relaxed);
-            *held = descriptor;
+            let returns = inlet.ring.returns(inlet.rprod + done as u64, descriptors.len());
+            let held = &mut held.descriptors[done..done + returns.len()];
+            for (([address, word], back), held) in descriptors.iter().zip(returns).zip(held) {
+                let address = address.load(Ordering::Relaxed);
+                let word = word.load(Ordering::Relaxed);
+                prefetch(base.wrapping_add(address as usize));
+                back.store(address & frame_mask, Ordering::Relaxed);
+                *held = Descriptor::from_words(address, word);
+                words |= word;
+                span.add(address, held.len);
+            }
+            done += returns.len();
         }
+        let flags = Descriptor::from_words(0, words).flags;
+        let sound = self.frames.spans(&span);
         held.plain = sound && flags & FrameFlags::MORE_FRAGMENTS == 0;
         (held.count, held.packet_count) = (ready, ready);
         if !held.plain {
@@ -487,6 +520,7 @@ impl Attachment {
             self.errors += bad;
         }
         inlet.cons += held.count as u64;
+        self.emptied = (inlet.cons == inlet.published).then_some(index);
         let packets = held.packet_count as u64;
         inlet.ring.word(ring::CONS).store(inlet.cons, Ordering::Release);
         bump(inlet.ring.word(ring::PROCESSED), packets);
@@ -526,7 +560,8 @@ impl Held {
                 let chained = (len > 1).then(|| {
                     let start = self.scratch.len();
                     for piece in chain {
-                        self.scratch.extend_from_slice(frames.packet(piece));
+                        // SAFETY: all descriptors of the chain were just found in the region.
+                        self.scratch.extend_from_slice(unsafe { frames.packet(piece) });
                     }
                     (start, self.scratch.len())
                 });
@@ -546,7 +581,8 @@ impl Held {
         let descriptor = self.descriptors[usize::from(packet.first)];
         let data = match packet.chained {
             Some((start, end)) => &self.scratch[start..end],
-            None => frames.packet(&descriptor),
+            // SAFETY: `arrange` makes packets only of descriptors in the region.
+            None => unsafe { frames.packet(&descriptor) },
         };
         (descriptor, data)
     }
@@ -585,7 +621,8 @@ impl Attachment {
         let held = &self.burst;
         let (descriptor, data) = if held.plain {
             let descriptor = held.descriptors[index];
-            (descriptor, self.frames.packet(&descriptor))
+            // SAFETY: a burst is plain when all its descriptors are in the region.
+            (descriptor, unsafe { self.frames.packet(&descriptor) })
         } else {
             held.arranged(index, &self.frames)
         };

@@ -6,6 +6,7 @@
 //! changes places. All of this is private memory of the balancer: a consumer cannot reach it.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Set in an entry whose frame other queues hold too. Frames are aligned, so no address has it.
 pub(crate) const SHARED: u64 = 1;
@@ -159,22 +160,17 @@ impl Cycle {
         self.calm = 0;
     }
 
-    /// How many of the packets from `from` on are back, when `returned` tells what was returned for
-    /// each: those of frames that were not shared, in order.
+    /// How many of the packets from `from` on are back, when `returned` is what was returned for each:
+    /// those of frames that were not shared, in order. The cycle's end ends them too, but not before
+    /// the first.
     #[inline]
-    pub(crate) fn in_order(&self, from: u64, to: u64, returned: impl Fn(u64) -> u64) -> u64 {
-        let entries = self.entries.as_slice();
-        let mask = entries.len() - 1;
-        let mut at = from;
-        while at != to {
-            let entry = entries[at as usize & mask];
-            // The consumer may have written anything, an address with SHARED too.
-            if entry & SHARED != 0 || entry != returned(at) {
-                break;
-            }
-            at += 1;
-        }
-        at - from
+    pub(crate) fn in_order(&self, from: u64, returned: &[AtomicU64]) -> u64 {
+        let entries = &self.entries[self.index(from)..];
+        // The consumer may have written anything, an address with SHARED too.
+        let is_back = |(entry, back): &(&u64, &AtomicU64)| {
+            **entry & SHARED == 0 && **entry == back.load(Ordering::Relaxed)
+        };
+        entries.iter().zip(returned).take_while(is_back).count() as u64
     }
 
     /// Takes packet `outstanding.start` back from `queue`, which returned `frame`. False when the
@@ -256,8 +252,8 @@ mod tests {
         let cycle = Cycle::new(SLOTS, &mut pool).unwrap();
         for packet in 0..2000 {
             let frame = cycle.entry(packet);
-            assert_eq!(cycle.in_order(packet, packet + 1, |_| frame), 1);
-            assert_eq!(cycle.in_order(packet, packet + 1, |_| frame + FRAME), 0);
+            assert_eq!(cycle.in_order(packet, &[frame.into()]), 1);
+            assert_eq!(cycle.in_order(packet, &[(frame + FRAME).into()]), 0);
             assert_eq!(cycle.entry(packet + cycle.len()), frame);
         }
         all(&pool, &[&cycle]);
@@ -296,9 +292,9 @@ mod tests {
         pool.put(b.entry(0));
         b.set(0, frame | SHARED);
         all(&pool, &[&a, &b]);
-        assert_eq!(a.in_order(0, 1, |_| frame | SHARED), 0);
+        assert_eq!(a.in_order(0, &[(frame | SHARED).into()]), 0);
         assert!(!a.take_back(0..1, 0, frame | SHARED, &mut pool));
-        assert_eq!(a.in_order(0, 1, |_| frame), 0);
+        assert_eq!(a.in_order(0, &[frame.into()]), 0);
         assert!(a.take_back(0..1, 0, frame, &mut pool));
         assert_ne!(a.entry(0), frame, "still held by the other queue");
         all(&pool, &[&a, &b]);

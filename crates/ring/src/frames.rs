@@ -5,7 +5,6 @@ use std::ptr::NonNull;
 
 use crate::abi::{Descriptor, Header};
 use crate::map::{Map, is_fixed, memory_file, seal_read_only};
-use crate::queue::prefetch;
 
 /// The owner's writable view of the frames region.
 #[derive(Debug)]
@@ -51,6 +50,25 @@ impl OwnedFrames {
     }
 }
 
+/// What packets reach from and to, in offsets of the frames region.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Span {
+    low: u64,
+    high: u64,
+}
+
+impl Span {
+    /// The span of no packet.
+    pub(crate) const NONE: Self = Self { low: u64::MAX, high: 0 };
+
+    /// Takes a packet in.
+    #[inline]
+    pub(crate) fn add(&mut self, address: u64, len: u32) {
+        self.low = self.low.min(address);
+        self.high = self.high.max(address.saturating_add(u64::from(len)));
+    }
+}
+
 /// A consumer's read-only view of the frames region.
 #[derive(Debug)]
 pub(crate) struct Frames {
@@ -81,10 +99,24 @@ impl Frames {
             && u64::from(descriptor.len) <= len - descriptor.address
     }
 
-    /// The bytes of a packet. The descriptor must have passed [`Frames::holds`].
+    /// True when all packets of `span` and their head room lie in the region.
     #[inline]
-    pub(crate) fn packet(&self, descriptor: &Descriptor) -> &[u8] {
-        self.bytes(descriptor.address as usize, descriptor.len as usize)
+    pub(crate) const fn spans(&self, span: &Span) -> bool {
+        span.low >= self.head_room && span.high <= self.map.len() as u64
+    }
+
+    /// The bytes of a packet.
+    ///
+    /// # Safety
+    /// The descriptor has passed [`Frames::holds`] or [`Frames::spans`].
+    #[inline]
+    pub(crate) unsafe fn packet(&self, descriptor: &Descriptor) -> &[u8] {
+        debug_assert!(self.holds(descriptor));
+        // SAFETY: the range lies in the region by the caller's promise; the rest as for `bytes`.
+        unsafe {
+            let start = self.map.base().add(descriptor.address as usize);
+            std::slice::from_raw_parts(start.as_ptr(), descriptor.len as usize)
+        }
     }
 
     /// `N` bytes of head room that end `before` bytes before a packet.
@@ -107,9 +139,53 @@ impl Frames {
         unsafe { std::slice::from_raw_parts(start.as_ptr(), len) }
     }
 
-    /// Asks the processor to load the start of a packet.
+    /// Where a packet starts, for a prefetch: the address need not lie in the region.
     #[inline]
-    pub(crate) fn prefetch(&self, address: u64) {
-        prefetch(self.map.base().as_ptr().wrapping_add(address as usize));
+    pub(crate) fn base(&self) -> *const u8 {
+        self.map.base().as_ptr()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LEN: u64 = 8192;
+
+    fn frames() -> Frames {
+        let owned = OwnedFrames::new(LEN as usize).unwrap();
+        let header = Header {
+            instance: [0; 16],
+            cluster: 1,
+            queue: 0,
+            producers: 1,
+            slots: 4,
+            frames_len: LEN,
+            frame_size: 2048,
+            head_room: 64,
+            link_type: 1,
+            features: 0,
+        };
+        Frames::open(&owned.fd, &header).unwrap().unwrap()
+    }
+
+    fn descriptor() -> impl Strategy<Value = Descriptor> {
+        let address = prop_oneof![0..=LEN + 1, Just(63), Just(64), Just(u64::MAX), any::<u64>()];
+        let len = prop_oneof![0..=64u32, 0..=LEN as u32 + 1, any::<u32>()];
+        (address, len).prop_map(|(address, len)| Descriptor { address, len, ..Default::default() })
+    }
+
+    proptest! {
+        #[test]
+        fn a_span_lies_in_the_region_when_every_packet_does(
+            descriptors in proptest::collection::vec(descriptor(), 1..4),
+        ) {
+            let frames = frames();
+            let mut span = Span::NONE;
+            descriptors.iter().for_each(|d| span.add(d.address, d.len));
+            let expected = descriptors.iter().all(|d| frames.holds(d));
+            prop_assert_eq!(frames.spans(&span), expected);
+        }
     }
 }

@@ -125,13 +125,14 @@ impl Outlet {
             return Err(0);
         }
         self.ring.prefetch_returns(self.rcons, returned);
-        loop {
-            let address = |packet| self.ring.return_entry(packet).load(Ordering::Relaxed);
-            self.rcons += self.cycle.in_order(self.rcons, returned, address);
-            if self.rcons == returned {
-                break;
+        while self.rcons != returned {
+            let entries = self.ring.returns(self.rcons, (returned - self.rcons) as usize);
+            let in_order = self.cycle.in_order(self.rcons, entries);
+            self.rcons += in_order;
+            if in_order != 0 {
+                continue;
             }
-            let frame = address(self.rcons);
+            let frame = self.ring.return_entry(self.rcons).load(Ordering::Relaxed);
             if !self.cycle.take_back(self.held(), queue, frame, pool) {
                 return Err(1);
             }
@@ -265,6 +266,8 @@ pub struct Producer {
     attached: u64,
     dirty: u64,
     publications: u32,
+    /// Time of the last sign of life.
+    beaten: u64,
     counters: Arc<[QueueCounters]>,
     commands: Receiver<Command>,
     pending: Arc<AtomicBool>,
@@ -306,6 +309,7 @@ impl Producer {
             attached: 0,
             dirty: 0,
             publications: 0,
+            beaten: 0,
             counters,
             commands,
             pending,
@@ -468,8 +472,12 @@ impl Producer {
 
     /// Writes the sign of life of this thread into every ring.
     #[cold]
-    fn beat(&self) {
+    fn beat(&mut self) {
         let now = coarse_now();
+        if std::mem::replace(&mut self.beaten, now) == now {
+            // The word says so already, and consumers look at its cache line for new packets.
+            return;
+        }
         for queue in bits(self.attached) {
             if let Some(outlet) = &self.outlets[queue] {
                 outlet.ring.word(ring::HEARTBEAT).store(now, Ordering::Relaxed);

@@ -153,13 +153,6 @@ impl Ring {
         word.store(descriptor.word(), Ordering::Relaxed);
     }
 
-    /// Reads descriptor `index`.
-    #[inline]
-    pub(crate) fn take(&self, index: u64) -> Descriptor {
-        let [address, word] = self.descriptor(index);
-        Descriptor::from_words(address.load(Ordering::Relaxed), word.load(Ordering::Relaxed))
-    }
-
     /// Asks the processor to load the descriptors from `from` to before `to`.
     #[inline]
     pub(crate) fn prefetch_descriptors(&self, from: u64, to: u64) {
@@ -177,12 +170,44 @@ impl Ring {
         }
     }
 
+    /// Asks the processor to take the cache lines of `count` return entries away from the producer,
+    /// which still has them from the round before.
+    #[inline]
+    pub(crate) fn claim_returns(&self, from: u64, count: u64) {
+        for index in (from..from + count).step_by(8) {
+            claim(std::ptr::from_ref(self.return_entry(index)).cast());
+        }
+    }
+
     /// Asks the processor to load the return entries from `from` to before `to`.
     #[inline]
     pub(crate) fn prefetch_returns(&self, from: u64, to: u64) {
         for index in (from..to.min(from + self.slots())).step_by(8) {
             prefetch(std::ptr::from_ref(self.return_entry(index)).cast());
         }
+    }
+
+    /// The descriptors from number `from` on, at most `count` of them and none beyond the end of the ring,
+    /// where they go on with another call.
+    #[inline]
+    pub(crate) fn descriptors(&self, from: u64, count: usize) -> &[[AtomicU64; 2]] {
+        let at = (from & self.mask) as usize;
+        let count = count.min(self.slots() as usize - at);
+        // SAFETY: the descriptors lie in the ring, `at` and `count` stay within their number, and all
+        // access to them is atomic, by either process.
+        unsafe {
+            let first = self.base.add(ring::DESCRIPTORS).cast::<[AtomicU64; 2]>();
+            std::slice::from_raw_parts(first.add(at).as_ptr(), count)
+        }
+    }
+
+    /// The return entries from number `from` on, as [`Ring::descriptors`].
+    #[inline]
+    pub(crate) fn returns(&self, from: u64, count: usize) -> &[AtomicU64] {
+        let at = (from & self.mask) as usize;
+        let count = count.min(self.slots() as usize - at);
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts(self.returns.add(at).as_ptr(), count) }
     }
 
     /// Return entry `index`.
