@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use shm::QueueStatus;
+use shm::{MirrorStatus, QueueStatus};
 use signalling::station::{
     FileResult, InterfaceStatus, QueueStatus as QueueMessage, ZbalanceStatus, status_reply::Detail,
 };
@@ -58,6 +58,7 @@ pub(crate) struct Counts {
     /// Lost before this program saw them.
     lost: u64,
     queues: Vec<QueueStatus>,
+    mirrors: Vec<MirrorStatus>,
 }
 
 impl Counts {
@@ -97,13 +98,13 @@ impl Balancer {
         self.reloads.run("capturing", || live::reload(&self.live))
     }
 
-    /// Reads the counters of the inputs and keeps them with those of the queues.
-    pub(crate) fn note(&self, queues: Vec<QueueStatus>) {
+    /// Reads the counters of the inputs and keeps them with those of the queues and mirrors.
+    pub(crate) fn note(&self, queues: Vec<QueueStatus>, mirrors: Vec<MirrorStatus>) {
         let sum = |read: fn(&Counters) -> &AtomicU64| {
             self.sources.iter().map(|(_, c)| read(c).load(Ordering::Relaxed)).sum()
         };
         let (received, lost) = (sum(|c| &c.received), sum(|c| &c.dropped));
-        *self.latest.lock() = Counts { received, lost, queues };
+        *self.latest.lock() = Counts { received, lost, queues, mirrors };
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot {
@@ -162,6 +163,7 @@ impl Balancer {
             "uptime_ms": u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX),
             "interfaces": interfaces,
             "queues": queues,
+            "mirrors": self.latest.lock().mirrors,
         })
         .to_string()
     }

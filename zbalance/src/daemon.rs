@@ -482,7 +482,7 @@ fn serve(
         if now >= earliest && (now >= latest || attached) && gathered {
             go.store(true, Ordering::Release);
         }
-        balancer.note(queues);
+        balancer.note(queues, server.mirrors());
         if balancer.sources.iter().all(|(_, c)| c.ended.load(Ordering::Acquire)) {
             break;
         }
@@ -511,6 +511,13 @@ fn report(event: &Event) {
             let why = if *corrupt { " (it broke the ring)" } else { "" };
             log::say(format_args!("queue {queue}: consumer {pid} is gone{why}"));
         }
+        Event::Mirrored { pid, queues } => {
+            log::say(format_args!("queues {queues:?}: process {pid} sees their packets"));
+        }
+        Event::MirrorEnded { pid, corrupt } => {
+            let why = if *corrupt { " (it broke the ring)" } else { "" };
+            log::say(format_args!("process {pid} sees no more packets{why}"));
+        }
         other => log::say(format_args!("{other:?}")),
     }
 }
@@ -537,7 +544,7 @@ fn finish(mut server: Server, arguments: &Arguments, balancer: &Balancer, is_giv
     }
     process::stopping();
     server.drain(DRAIN);
-    balancer.note(server.queues());
+    balancer.note(server.queues(), server.mirrors());
     leave(arguments, balancer);
 }
 

@@ -95,13 +95,15 @@ impl Spread {
                         pieces.iter().flat_map(|piece| producer.bytes(piece)).copied().collect();
                     self.copy(&whole, &way, timestamp, producer);
                 } else {
-                    producer.send_lent(pieces, &self.meta(&way, timestamp), way.targets);
+                    let targets = producer.mirrored(way.targets);
+                    producer.send_lent(pieces, &self.meta(&way, timestamp), targets);
                 }
             }
         }
         true
     }
 
+    /// What goes with a frame to its queues.
     #[inline]
     const fn meta(&self, way: &Way, timestamp: u64) -> Meta {
         let (timestamp, hash) = (Some(timestamp), Some(way.hash));
@@ -116,7 +118,7 @@ impl Spread {
         } else {
             frame
         };
-        producer.send(bytes, &meta, way.targets);
+        producer.send(bytes, &meta, producer.mirrored(way.targets));
     }
 
     /// What is sent of a frame that may not be sent as it came.

@@ -18,7 +18,7 @@ use crate::chain;
 use crate::clock::coarse_now;
 use crate::error::AttachError;
 use crate::frames::{Frames, Span};
-use crate::handshake::{ABI, ANY_SET, Answer, Hello, MAX_MESSAGE, Role};
+use crate::handshake::{ABI, ANY_QUEUE, ANY_SET, Answer, Hello, MAX_MESSAGE, Role};
 use crate::packed::{Packed, State};
 use crate::queue::{QueueMap, Ring, prefetch};
 use crate::status::bump;
@@ -38,23 +38,52 @@ const MAX_BACKOFF: Duration = Duration::from_secs(2);
 /// Time that the balancer may take to answer.
 const HANDSHAKE_LIMIT: Duration = Duration::from_millis(500);
 
-/// Which queue to consume, and how.
+/// What a consumer reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reads {
+    /// The packets of the queue with this global id, which has no other consumer.
+    Queue(u16),
+    /// The packets that go to this queue, without taking one from its consumer.
+    MirrorOfQueue(u16),
+    /// The packets that go to any queue of this set, in the same way.
+    MirrorOfSet(u8),
+    /// Every packet that goes to any queue, once.
+    MirrorOfAll,
+}
+
+impl Reads {
+    const fn hello(self) -> Hello {
+        match self {
+            Self::Queue(queue) => Hello::new(Role::Consumer, ANY_SET, queue),
+            Self::MirrorOfQueue(queue) => Hello::new(Role::Mirror, ANY_SET, queue),
+            Self::MirrorOfSet(set) => Hello::new(Role::Mirror, set, ANY_QUEUE),
+            Self::MirrorOfAll => Hello::new(Role::Mirror, ANY_SET, ANY_QUEUE),
+        }
+    }
+}
+
+/// What to consume, and how.
 #[derive(Debug, Clone)]
 pub struct ConsumerOptions {
     /// Folder of the control socket (`CJ_IPC_DIR`).
     pub dir: PathBuf,
     /// Cluster number.
     pub cluster: u32,
-    /// Global queue id.
-    pub queue: u16,
+    /// Which packets.
+    pub reads: Reads,
     /// Time to look for packets without sleeping; zero where the processor is shared.
     pub spin: Duration,
 }
 
 impl ConsumerOptions {
-    /// Options with the default spin time of 20 microseconds.
+    /// The queue with this global id, looked at for the default time of 20 microseconds.
     pub const fn new(dir: PathBuf, cluster: u32, queue: u16) -> Self {
-        Self { dir, cluster, queue, spin: Duration::from_micros(20) }
+        Self { dir, cluster, reads: Reads::Queue(queue), spin: Duration::from_micros(20) }
+    }
+
+    /// A mirror, which sleeps when nothing comes: the processor is the detector's.
+    pub const fn mirror(dir: PathBuf, cluster: u32, reads: Reads) -> Self {
+        Self { dir, cluster, reads, spin: Duration::ZERO }
     }
 }
 
@@ -302,10 +331,9 @@ enum Outcome {
 impl Attachment {
     fn open(options: &ConsumerOptions) -> Result<Self, AttachError> {
         let path = crate::socket_path(&options.dir, options.cluster);
-        let (socket, answer, fds) =
-            connect_as(&path, Role::Consumer, options.queue, HANDSHAKE_LIMIT)?;
+        let (socket, answer, fds) = connect_as(&path, options.reads.hello(), HANDSHAKE_LIMIT)?;
         let Answer::Welcome { producers, slots, generation } = answer else {
-            return Err(AttachError::Protocol("a welcome for another role"));
+            return Err(AttachError::NoMirrors);
         };
         let Ok([frames, queue]) = <[OwnedFd; 2]>::try_from(fds) else {
             return Err(AttachError::Protocol("another number of descriptors"));
@@ -665,12 +693,11 @@ impl Frame<'_> {
     }
 }
 
-/// Connects to the control socket in `role` and returns the connection, the answer and the
+/// Connects to the control socket with `hello` and returns the connection, the answer and the
 /// descriptors that came with it.
 pub(crate) fn connect_as(
     path: &Path,
-    role: Role,
-    queue: u16,
+    hello: Hello,
     limit: Duration,
 ) -> Result<(OwnedFd, Answer, Vec<OwnedFd>), AttachError> {
     let socket = rustix::net::socket_with(
@@ -691,7 +718,6 @@ pub(crate) fn connect_as(
     )?;
     rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)
         .map_err(|e| AttachError::NoServer { path: path.to_owned(), source: e.into() })?;
-    let hello = Hello { abi: ABI, min_abi: ABI, role, set: ANY_SET, queue };
     rustix::net::send(socket.as_fd(), &hello.encode(), SendFlags::NOSIGNAL)?;
     let mut buffer = [0; MAX_MESSAGE];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];

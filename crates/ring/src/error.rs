@@ -75,6 +75,9 @@ pub enum AttachError {
         /// The balancer's words.
         text: String,
     },
+    /// The balancer knows no mirrors.
+    #[error("this zbalance cannot show packets to a second reader: upgrade it")]
+    NoMirrors,
     /// The balancer is stopping.
     #[error("zbalance is stopping: {0}")]
     Draining(String),

@@ -9,11 +9,20 @@ pub(crate) const MAX_MESSAGE: usize = 512;
 /// `set` of a HELLO that leaves the set to the queue id.
 pub(crate) const ANY_SET: u8 = 0xff;
 
+/// `queue` of a HELLO of a mirror that sees every queue of its set.
+pub(crate) const ANY_QUEUE: u16 = 0xffff;
+/// Flag of a monitor's HELLO: packets are wanted, through a queue of its own, and not the balancer's state.
+const PACKETS: u32 = 1;
+
 /// Who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
+    /// Takes the packets of a queue, which has one such reader.
     Consumer,
+    /// Reads the balancer's state.
     Monitor,
+    /// A monitor that also sees packets, without taking them from anybody.
+    Mirror,
 }
 
 /// The client's first message.
@@ -27,6 +36,11 @@ pub(crate) struct Hello {
 }
 
 impl Hello {
+    /// The message of `role` for queue `queue` of `set`.
+    pub(crate) const fn new(role: Role, set: u8, queue: u16) -> Self {
+        Self { abi: ABI, min_abi: ABI, role, set, queue }
+    }
+
     pub(crate) fn encode(&self) -> [u8; 16] {
         let mut out = [0; 16];
         out[..4].copy_from_slice(&MAGIC.to_le_bytes());
@@ -34,10 +48,12 @@ impl Hello {
         out[6..8].copy_from_slice(&self.min_abi.to_le_bytes());
         out[8] = match self.role {
             Role::Consumer => 1,
-            Role::Monitor => 2,
+            Role::Monitor | Role::Mirror => 2,
         };
         out[9] = self.set;
         out[10..12].copy_from_slice(&self.queue.to_le_bytes());
+        let flags = if self.role == Role::Mirror { PACKETS } else { 0 };
+        out[12..].copy_from_slice(&flags.to_le_bytes());
         out
     }
 
@@ -47,8 +63,10 @@ impl Hello {
         if bytes[..4] != MAGIC.to_le_bytes() {
             return None;
         }
+        let flags = u32::from_le_bytes([bytes[12], bytes[13], bytes[14], bytes[15]]);
         let role = match bytes[8] {
             1 => Role::Consumer,
+            2 if flags & PACKETS != 0 => Role::Mirror,
             2 => Role::Monitor,
             _ => return None,
         };
@@ -150,8 +168,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn hello_survives(abi: u16, min_abi: u16, set: u8, queue: u16, monitor: bool) {
-            let role = if monitor { Role::Monitor } else { Role::Consumer };
+        fn hello_survives(abi: u16, min_abi: u16, set: u8, queue: u16, role in 0..3) {
+            let role = [Role::Consumer, Role::Monitor, Role::Mirror][role as usize];
             let hello = Hello { abi, min_abi, role, set, queue };
             prop_assert_eq!(Hello::decode(&hello.encode()), Some(hello));
         }

@@ -32,14 +32,16 @@ mod server;
 mod status;
 
 pub use abi::FrameFlags;
-pub use consumer::{Burst, Consumer, ConsumerOptions, ConsumerState, ConsumerStatistics, Frame};
+pub use consumer::{
+    Burst, Consumer, ConsumerOptions, ConsumerState, ConsumerStatistics, Frame, Reads,
+};
 pub use error::{AttachError, ServerError};
 pub use lending::{Loan, Memory, Piece};
 pub use monitor::monitor;
 pub use packed::Packed;
 pub use producer::{Meta, Producer, SendOutcome};
 pub use server::{Claim, Event, Region, Server, ServerOptions};
-pub use status::{QueueStatus, Totals};
+pub use status::{MirrorStatus, QueueStatus, Totals};
 
 /// Path of the control socket of `cluster` in the folder `dir` (default `/run/conjure`).
 pub fn socket_path(dir: &std::path::Path, cluster: u32) -> std::path::PathBuf {

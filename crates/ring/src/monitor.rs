@@ -8,7 +8,7 @@ use rustix::net::{RecvFlags, SendFlags};
 
 use crate::consumer::connect_as;
 use crate::error::AttachError;
-use crate::handshake::{Answer, Role};
+use crate::handshake::{ANY_SET, Answer, Hello, Role};
 
 /// Longest snapshot that is read, in bytes.
 const MAX_SNAPSHOT: usize = 1 << 18;
@@ -19,7 +19,8 @@ const MAX_SNAPSHOT: usize = 1 << 18;
 /// When no balancer answers within a second or it refuses.
 pub fn monitor(dir: &Path, cluster: u32) -> Result<String, AttachError> {
     let path = crate::socket_path(dir, cluster);
-    let (socket, answer, _) = connect_as(&path, Role::Monitor, 0, Duration::from_secs(1))?;
+    let (socket, answer, _) =
+        connect_as(&path, Hello::new(Role::Monitor, ANY_SET, 0), Duration::from_secs(1))?;
     if answer != Answer::Monitor {
         return Err(AttachError::Protocol("a welcome for another role"));
     }

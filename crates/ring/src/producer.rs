@@ -34,8 +34,10 @@ const LINE: u64 = 64;
 pub(crate) enum Command {
     /// A consumer attached to the queue.
     Attach(usize, Arc<QueueMap>),
-    /// The consumer of the queue is gone.
+    /// The consumer of the queue, or the reader of the mirror, is gone.
     Detach(usize),
+    /// Somebody reads the mirror with this number, and sees the packets of these queues, one bit each.
+    Mirror(usize, Arc<QueueMap>, u64),
 }
 
 /// What is known of a packet besides its bytes.
@@ -261,9 +263,13 @@ pub struct Producer {
     frames: Arc<OwnedFrames>,
     geometry: Geometry,
     pool: Pool,
-    /// Entry q is the ring to queue q.
+    /// Entry q is the ring to queue q; those of mirrors follow.
     outlets: Box<[Option<Outlet>; MAX_QUEUES]>,
     attached: u64,
+    /// Queues whose packets a mirror sees, one bit each.
+    watched: u64,
+    /// The mirrors, each as its bit and the queues that it sees.
+    mirrors: Vec<(u64, u64)>,
     dirty: u64,
     publications: u32,
     /// Time of the last sign of life.
@@ -307,6 +313,8 @@ impl Producer {
             ),
             outlets: Box::new([const { None }; MAX_QUEUES]),
             attached: 0,
+            watched: 0,
+            mirrors: Vec::new(),
             dirty: 0,
             publications: 0,
             beaten: 0,
@@ -316,6 +324,18 @@ impl Producer {
             share,
             lendable: share.spare,
         }
+    }
+
+    /// The queues `targets`, and the mirrors that see what goes to one of them.
+    #[inline]
+    pub fn mirrored(&self, targets: u64) -> u64 {
+        if targets & self.watched == 0 { targets } else { self.with_mirrors(targets) }
+    }
+
+    #[cold]
+    fn with_mirrors(&self, targets: u64) -> u64 {
+        let sees = |(bit, watched): &(u64, u64)| if targets & watched == 0 { 0 } else { *bit };
+        self.mirrors.iter().map(sees).fold(targets, |targets, bit| targets | bit)
     }
 
     /// Longest packet that fits one frame, in bytes. Longer ones are chained.
@@ -579,23 +599,30 @@ impl Producer {
         while let Ok(command) = self.commands.try_recv() {
             match command {
                 Command::Detach(queue) => self.detach(queue),
-                Command::Attach(queue, map) => {
-                    self.detach(queue);
-                    let ring = Ring::new(map, self.index);
-                    if let Some(cycle) = Cycle::new(ring.slots(), &mut self.pool) {
-                        self.outlets[queue] = Some(Outlet::new(ring, cycle));
-                        self.attached |= 1 << queue;
-                    }
+                Command::Attach(queue, map) => self.attach(queue, map),
+                Command::Mirror(mirror, map, watched) => {
+                    self.attach(mirror, map);
+                    self.mirrors.push((1 << mirror, watched));
+                    self.watched |= watched;
                 }
             }
         }
     }
 
+    fn attach(&mut self, queue: usize, map: Arc<QueueMap>) {
+        self.detach(queue);
+        let ring = Ring::new(map, self.index);
+        if let Some(cycle) = Cycle::new(ring.slots(), &mut self.pool) {
+            self.outlets[queue] = Some(Outlet::new(ring, cycle));
+            self.attached |= 1 << queue;
+        }
+    }
+
     /// True when no consumer holds a frame and none is missing but those on loan.
     #[cfg(test)]
-    pub(crate) fn all_free(&self, frames: u64) -> bool {
+    pub(crate) fn all_free(&self) -> bool {
         let outlets = || self.outlets.iter().flatten();
-        let frames = frames - u64::from(self.share.spare - self.lendable);
+        let frames = u64::from(self.share.frames - (self.share.spare - self.lendable));
         let mut known = crate::cycle::known(&self.pool, outlets().map(|o| &o.cycle));
         known.dedup();
         outlets().all(|o| o.held().is_empty()) && known.len() as u64 == frames
@@ -608,12 +635,14 @@ impl Producer {
         }
         self.attached &= !(1 << queue);
         self.dirty &= !(1 << queue);
+        self.mirrors.retain(|(bit, _)| *bit != 1 << queue);
+        self.watched = self.mirrors.iter().fold(0, |all, (_, watched)| all | watched);
     }
 }
 
 /// Numbers of the bits that are set.
 #[inline]
-fn bits(mut mask: u64) -> impl Iterator<Item = usize> {
+pub(crate) fn bits(mut mask: u64) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
         if mask == 0 {
             return None;

@@ -39,6 +39,19 @@ pub struct QueueStatus {
     pub hung: bool,
 }
 
+/// A mirror, which sees the packets of queues without taking them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct MirrorStatus {
+    /// Process id of its reader; 0 when it lives in another PID namespace.
+    pub pid: u32,
+    /// Global ids of the queues whose packets it sees.
+    pub queues: Vec<u32>,
+    /// Packets shown to readers of this mirror since the balancer started.
+    pub enqueued: u64,
+    /// Packets not shown because its ring was full, its reader held too many, or they were too long.
+    pub dropped: u64,
+}
+
 impl QueueStatus {
     /// Packets that did not reach the queue, whatever the cause.
     pub const fn dropped(&self) -> u64 {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use shm::{AttachError, Consumer, ConsumerOptions, ConsumerState, Event, Meta, Producer};
+use shm::{AttachError, Consumer, ConsumerOptions, ConsumerState, Event, Meta, Producer, Reads};
 use shm::{QueueStatus, Server, ServerError, ServerOptions};
 
 const SHORT: Duration = Duration::from_millis(50);
@@ -289,4 +289,122 @@ fn monitor_gets_the_snapshot() {
             .poll(Duration::from_millis(5), &mut |queues| format!("{} queues", queues.len()));
     }
     assert_eq!(client.join().unwrap().unwrap(), "1 queues");
+}
+
+impl Balancer {
+    /// Opens a mirror while the server answers.
+    fn try_mirror(&mut self, reads: Reads) -> (Result<Consumer, AttachError>, Vec<Event>) {
+        let options = ConsumerOptions::mirror(self.dir.path().to_owned(), 98, reads);
+        let client = std::thread::spawn(move || Consumer::connect(options));
+        let mut events = Vec::new();
+        while !client.is_finished() {
+            events.extend(self.poll());
+        }
+        for producer in &mut self.producers {
+            producer.tick();
+        }
+        (client.join().unwrap(), events)
+    }
+
+    /// Sends packets `numbers` to `targets`, and to the mirrors of these.
+    fn spread(&mut self, numbers: std::ops::Range<u32>, targets: u64, len: usize) {
+        let producer = &mut self.producers[0];
+        for number in numbers {
+            producer.send(&packet(number, len), &Meta::default(), producer.mirrored(targets));
+        }
+        producer.flush();
+    }
+}
+
+/// Everything that `consumer` has now.
+fn read(consumer: &mut Consumer) -> Vec<Vec<u8>> {
+    let mut packets = Vec::new();
+    loop {
+        let burst = consumer.receive(Duration::ZERO);
+        if burst.is_empty() {
+            return packets;
+        }
+        packets.extend(burst.iter().map(|frame| frame.data.to_vec()));
+    }
+}
+
+#[test]
+fn a_mirror_sees_packets_and_takes_none() {
+    let mut balancer = Balancer::new(&[2, 1], |_| {});
+    let mut consumers: Vec<_> = (0..3).map(|queue| balancer.attach(queue)).collect();
+    let (mirror, events) = balancer.try_mirror(Reads::MirrorOfSet(0));
+    let mut mirror = mirror.unwrap();
+    let pid = std::process::id();
+    assert_eq!(events, [Event::Mirrored { pid, queues: vec![0, 1] }]);
+    let mut one = balancer.try_mirror(Reads::MirrorOfQueue(1)).0.unwrap();
+    let long = balancer.producers[0].room() + 100;
+    balancer.spread(0..10, 0b101, 60);
+    balancer.spread(10..12, 0b110, long);
+    balancer.spread(12..15, 0b100, 60);
+    let sent = |numbers: std::ops::Range<u32>, len| numbers.map(move |n| packet(n, len));
+    let (short, chained): (Vec<_>, Vec<_>) =
+        (sent(0..10, 60).collect(), sent(10..12, long).collect());
+    let first_set = [short.clone(), chained.clone()].concat();
+    assert_eq!(read(&mut mirror), first_set);
+    assert_eq!(read(&mut one), chained);
+    assert_eq!(read(&mut consumers[0]), short);
+    assert_eq!(read(&mut consumers[1]), chained);
+    assert_eq!(read(&mut consumers[2]).len(), 15);
+    let mirrors = balancer.server.mirrors();
+    assert_eq!(
+        mirrors.iter().map(|m| (m.enqueued, m.dropped)).collect::<Vec<_>>(),
+        [(12, 0), (2, 0)]
+    );
+    assert_eq!((mirrors[0].pid, mirrors[1].queues.as_slice()), (pid, [1].as_slice()));
+    let queues = balancer.server.queues();
+    assert_eq!(queues.iter().map(|q| q.enqueued).collect::<Vec<_>>(), [10, 2, 15]);
+
+    // There are two, and the next is told who has them.
+    let refused = balancer.try_mirror(Reads::MirrorOfAll).0.unwrap_err().to_string();
+    assert!(refused.contains(&format!("cluster 98 are read by {pid}, {pid}")), "{refused}");
+    drop(one);
+    let events = balancer.poll();
+    assert_eq!(events, [Event::MirrorEnded { pid, corrupt: false }]);
+    let mut all = balancer.try_mirror(Reads::MirrorOfAll).0.unwrap();
+    balancer.spread(20..21, 0b101, 60);
+    balancer.spread(21..22, 0b110, 60);
+    assert_eq!(read(&mut all), [packet(20, 60), packet(21, 60)], "each once, whatever its sets");
+}
+
+#[test]
+fn a_mirror_that_is_not_read_costs_queues_nothing() {
+    let mut balancer = Balancer::new(&[1], |_| {});
+    let mut consumer = balancer.attach(0);
+    let mut mirror = balancer.try_mirror(Reads::MirrorOfQueue(0)).0.unwrap();
+    for round in 0..100 {
+        balancer.spread(round * 64..(round + 1) * 64, 1, 60);
+        assert_eq!(read(&mut consumer).len(), 64);
+        balancer.producers[0].tick();
+    }
+    let queue = balancer.queue(0);
+    assert_eq!((queue.enqueued, queue.dropped()), (6_400, 0));
+    let status = balancer.server.mirrors().remove(0);
+    assert_eq!((status.enqueued, status.dropped), (128, 6_272));
+    assert_eq!(read(&mut mirror).len(), 128, "the oldest, as many as its ring has room for");
+    assert_eq!(mirror.statistics().dropped, 6_272);
+    balancer.producers[0].tick();
+    balancer.spread(0..10, 1, 60);
+    assert_eq!((read(&mut mirror).len(), read(&mut consumer).len()), (10, 10));
+}
+
+#[test]
+fn a_mirror_needs_no_consumer_and_says_what_is_missing() {
+    let mut balancer = Balancer::new(&[1], |_| {});
+    let mut mirror = balancer.try_mirror(Reads::MirrorOfQueue(0)).0.unwrap();
+    balancer.spread(0..5, 1, 60);
+    assert_eq!(read(&mut mirror).len(), 5);
+    assert_eq!(balancer.queue(0).no_consumer, 5);
+    let refusal = |balancer: &mut Balancer, reads| balancer.try_mirror(reads).0.unwrap_err();
+    let queue = refusal(&mut balancer, Reads::MirrorOfQueue(3)).to_string();
+    assert!(queue.contains("queue 3 of cluster 98 does not exist"), "{queue}");
+    let set = refusal(&mut balancer, Reads::MirrorOfSet(4)).to_string();
+    assert!(set.contains("set 4 of cluster 98 does not exist; it has 1"), "{set}");
+    let mut full = Balancer::new(&[64], |_| {});
+    let none = refusal(&mut full, Reads::MirrorOfAll).to_string();
+    assert!(none.contains("64 queues leave no number for a mirror"), "{none}");
 }

@@ -175,7 +175,7 @@ impl Pump {
         let sets = sets.flat_map(|(size, set)| std::iter::repeat_n(set, *size as usize));
         let queues = queues.into_iter().zip(sets).zip(0..);
         let status = |((queue, set), id)| status(queue, set, id, attached.contains(&id));
-        self.balancer.note(queues.map(status).collect());
+        self.balancer.note(queues.map(status).collect(), Vec::new());
         let snapshot = self.balancer.snapshot();
         let text = snapshot.text();
         cluster.show(&text);
