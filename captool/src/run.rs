@@ -4,11 +4,10 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use telemetry::process::{Exit, Signal, Signals};
+use telemetry::process::{self, Exit};
 
 use crate::anonymize::Key;
 use crate::arguments::Arguments;
@@ -70,7 +69,7 @@ pub fn main(options: Arguments) -> Exit {
 
 fn run(options: &Arguments) -> Result<Counts, Failure> {
     let geo = Geo::open(&options.asn_db, &options.cc_db)?;
-    let stop = stop_on_signal().map_err(Failure::System)?;
+    let stop = process::stop_on_signal().map_err(Failure::System)?;
     let failed = |cause| Failure::Write { path: options.out.clone(), cause };
     let out = create(&options.out).map_err(failed)?;
     write_options(options)?;
@@ -108,19 +107,4 @@ fn write_options(options: &Arguments) -> Result<(), Failure> {
     create(&path)
         .and_then(|mut file| file.write_all(text.as_bytes()))
         .map_err(|cause| Failure::Write { path, cause })
-}
-
-/// A flag that is set when the process is told to end.
-fn stop_on_signal() -> io::Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&stop);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut signals = runtime.block_on(async { Signals::install() })?;
-    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        runtime.block_on(async {
-            while signals.next().await == Signal::Reload {}
-            flag.store(true, Ordering::Relaxed);
-        });
-    })?;
-    Ok(stop)
 }

@@ -29,7 +29,7 @@ use crate::foreign::Foreign;
     name = "zbalance",
     version,
     after_help = "Options of the reference that do nothing here: -J -Q -R -S -u -w. Refused, with \
-                  the reason: -A -C -E -f -G -O -r -T -X -Z."
+                  the reason: -A -C -E -G -O -r -T -X -Z."
 )]
 pub struct Arguments {
     /// Sources, separated by commas: INTERFACE, afp:INTERFACE, xdp:INTERFACE or pcap:FILE. With zc:INTERFACE for each

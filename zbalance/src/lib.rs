@@ -17,6 +17,7 @@ pub mod ingest;
 pub mod input;
 pub mod live;
 mod log;
+pub mod monitor;
 #[cfg(feature = "pfring")]
 mod pfring;
 pub mod spread;

@@ -8,6 +8,7 @@
 mod afpacket;
 mod name;
 mod pcap;
+pub mod pcapng;
 mod position;
 mod standby;
 pub mod tun;

@@ -6,6 +6,8 @@ mod reloads;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use health::{health, wants_health};
 pub use manager::{
@@ -117,6 +119,24 @@ impl Signals {
             }
         }
     }
+}
+
+/// A flag that SIGINT and SIGTERM set, for a tool whose work is not asynchronous. SIGHUP means nothing to it.
+///
+/// # Errors
+/// When the system refuses a handler or a thread.
+pub fn stop_on_signal() -> std::io::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stop);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut signals = runtime.block_on(async { Signals::install() })?;
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            while signals.next().await == Signal::Reload {}
+            flag.store(true, Ordering::Relaxed);
+        });
+    })?;
+    Ok(stop)
 }
 
 /// Parses the command line of this process with `parse`, flags with one dash allowed; prints help
