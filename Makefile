@@ -84,7 +84,7 @@ bin: build
 	@scripts/bin target/release bin
 
 # Names that operators of the reference know, and one for each of our programs; outputs in ./bin.
-zbalance detector application registrar genkey conjure app registration-server libtd rust sim conjure-sim: bin
+zbalance zcount zdump detector application registrar genkey conjure app registration-server libtd rust sim conjure-sim: bin
 
 app-dbg: tools-build ## The application with debug assertions, in ./bin
 	@$(CARGO) build -p application && install -D target/debug/application bin/application-dbg

@@ -63,8 +63,9 @@ pub struct Arguments {
     /// Capture file, or folder of capture files, to read instead.
     #[arg(short = 'p', long = "pcaps", value_name = "PATH", conflicts_with_all = ["interfaces", "cluster"])]
     pub pcaps: Option<PathBuf>,
-    /// Cluster of a running zbalance to attach to instead.
-    #[arg(long, value_name = "NUMBER", conflicts_with = "interfaces", requires = "set")]
+    /// Cluster of a running zbalance to attach to instead. Without --set every packet is seen through a mirror, and
+    /// none is taken from a detector.
+    #[arg(long, value_name = "NUMBER", conflicts_with = "interfaces")]
     pub cluster: Option<u32>,
     /// Queue set of that cluster to take the packets of; never the one of a detector.
     #[arg(long, value_name = "NUMBER", requires = "cluster")]
@@ -173,7 +174,7 @@ mod tests {
             "captool",
             "captool -t 192.0.2.0/24 -i a -p b",
             "captool -t 192.0.2.0/24 --v4 --v6",
-            "captool -t 192.0.2.0/24 --cluster 98",
+            "captool -t 192.0.2.0/24 --set 1",
             "captool -t 192.0.2.0/24 --timeout 5x",
             "captool -t 192.0.2.0/24 --timeout 5",
             "captool -t 192.0.2.0/24 -c deu",

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use shm::{Consumer, ConsumerOptions, ConsumerState};
+use shm::{Consumer, ConsumerOptions, ConsumerState, Reads};
 
 use crate::arguments::Arguments;
 use crate::file::{Capture, FileError, files};
@@ -55,8 +55,8 @@ pub(crate) fn run(
     if let Some(path) = &options.pcaps {
         return from_files(path, stop, each);
     }
-    if let (Some(cluster), Some(set)) = (options.cluster, options.set) {
-        return from_queues(cluster, set, stop, each);
+    if let Some(cluster) = options.cluster {
+        return from_cluster(cluster, options.set, stop, each);
     }
     let default = ["eno1".to_owned()];
     let names = if options.interfaces.is_empty() { &default[..] } else { &options.interfaces };
@@ -74,9 +74,8 @@ fn from_files(
     for file in &files {
         let watched = bar.clone();
         let mut capture = Capture::open(file, |file| watched.wrap_read(file))?;
-        let link = capture.link;
         while let Some(record) = capture.next()? {
-            if stop() || matches!(each(record.data, link, record.time)?, Next::End) {
+            if stop() || matches!(each(record.data, record.link, record.time)?, Next::End) {
                 return Ok(());
             }
         }
@@ -124,28 +123,30 @@ fn from_interfaces(
     Ok(())
 }
 
-/// Reads a set of queues that nobody else reads. The balancer bounds what a reader may hold per queue and
-/// drops for that queue alone, so a slow reader costs no other set a packet.
-fn from_queues(
+/// Reads a set of queues that nobody else reads, or a mirror of all. The balancer bounds what a reader may hold
+/// and drops for that queue or mirror alone, so a slow reader costs no other a packet.
+fn from_cluster(
     cluster: u32,
-    set: u32,
+    set: Option<u32>,
     stop: &dyn Fn() -> bool,
     each: &mut Each<'_>,
 ) -> Result<(), SourceError> {
     let dir = telemetry::admin::ipc_dir();
-    let text =
-        shm::monitor(&dir, cluster).map_err(|cause| SourceError::Cluster { cluster, cause })?;
-    let numbers = queues_of(&text, cluster, set)?;
-    let mut consumers: Vec<Consumer> = Vec::new();
-    for queue in numbers {
-        let mut options = ConsumerOptions::new(dir.clone(), cluster, queue);
-        // The processor is the detector's.
-        options.spin = Duration::ZERO;
-        let consumer =
-            Consumer::connect(options).map_err(|cause| SourceError::Cluster { cluster, cause })?;
-        consumers.push(consumer);
+    let failed = |cause| SourceError::Cluster { cluster, cause };
+    let connect = |reads| {
+        Consumer::connect(ConsumerOptions::sleeping(dir.clone(), cluster, reads)).map_err(failed)
+    };
+    let mut consumers = Vec::new();
+    if let Some(set) = set {
+        let text = shm::monitor(&dir, cluster).map_err(failed)?;
+        for queue in queues_of(&text, cluster, set)? {
+            consumers.push(connect(Reads::Queue(queue))?);
+        }
+        eprintln!("captool: attached to {} queue(s) of set {set}", consumers.len());
+    } else {
+        consumers.push(connect(Reads::MirrorOfAll)?);
+        eprintln!("captool: looking on at cluster {cluster}");
     }
-    eprintln!("captool: attached to {} queue(s) of set {set}", consumers.len());
     let wait = WAIT / u32::try_from(consumers.len()).unwrap_or(1).max(1);
     while !stop() {
         for consumer in &mut consumers {

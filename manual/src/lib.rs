@@ -16,6 +16,8 @@ const SHELLS: [Shell; 3] = [Shell::Bash, Shell::Zsh, Shell::Fish];
 pub fn commands() -> Vec<Command> {
     vec![
         zbalance::arguments::Arguments::command(),
+        zbalance::monitor::count::Arguments::command(),
+        zbalance::monitor::dump::Arguments::command(),
         text::command("detector", detector::arguments::HELP),
         application::arguments::Arguments::command(),
         registrar::arguments::Arguments::command(),

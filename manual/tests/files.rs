@@ -2,8 +2,17 @@
 
 use std::process::Command;
 
-const PROGRAMS: [&str; 7] =
-    ["zbalance", "detector", "application", "registrar", "station", "genkey", "captool"];
+const PROGRAMS: [&str; 9] = [
+    "zbalance",
+    "zcount",
+    "zdump",
+    "detector",
+    "application",
+    "registrar",
+    "station",
+    "genkey",
+    "captool",
+];
 
 #[test]
 fn every_program_has_a_page() {

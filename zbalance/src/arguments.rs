@@ -12,6 +12,7 @@ use telemetry::process::Exit;
 use crate::file::{DEFAULT_FILE, OptionFile};
 use crate::filters::FilterFile;
 use crate::foreign::Foreign;
+use crate::playback::Playback;
 
 /// Captures packets and spreads them over the queues that detector workers read.
 ///
@@ -109,6 +110,9 @@ pub struct Arguments {
     /// Seconds to wait before the first packet is read, at most 10.
     #[arg(short = 'W', long, value_name = "SECONDS", default_value_t = 0)]
     pub wait: u64,
+    /// How recordings are played.
+    #[command(flatten)]
+    pub playback: Playback,
     /// Become this user once the sources are open (name, or UID:GID), otherwise CJ_USER; a balancer that
     /// stays root keeps no capability either. Not with PF_RING ZC.
     #[arg(short = 'D', long, value_name = "USER")]
@@ -226,6 +230,12 @@ impl Arguments {
         }
     }
 
+    /// One of the sources is a recording.
+    pub fn has_recording(&self) -> bool {
+        let name = |name: &String| name.strip_prefix("zc:").unwrap_or(name).starts_with("pcap:");
+        self.interfaces.iter().any(name)
+    }
+
     /// All queues of all sets.
     pub fn queue_count(&self) -> u32 {
         self.queues.iter().sum()
@@ -235,6 +245,9 @@ impl Arguments {
     fn settled(mut self) -> Result<Self, (&'static str, &'static str)> {
         if let Some(refusal) = self.foreign.refusal() {
             return Err(refusal);
+        }
+        if let Some(option) = self.playback.needless(self.has_recording()) {
+            return Err((option, "is for recordings; no source is pcap:FILE"));
         }
         match self.map() {
             Some(map) if map.vlans.is_empty() => {

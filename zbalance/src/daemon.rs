@@ -356,7 +356,11 @@ fn open_sources(
     let comes = |name: &str| predecessor.is_some_and(|predecessor| predecessor.has(name));
     let mut plans = Vec::new();
     for name in &arguments.interfaces {
-        let plan = if comes(name) { None } else { Some(Plan::new(name, predecessor.is_some())?) };
+        let plan = if comes(name) {
+            None
+        } else {
+            Some(Plan::new(name, predecessor.is_some(), arguments.playback.pace())?)
+        };
         plans.push((name, plan));
     }
     // Every thread has the same share.
@@ -460,7 +464,7 @@ fn serve(
     handing: &mut Handing,
 ) -> Server {
     let stop = &*balancer.stop;
-    let files = arguments.interfaces.iter().any(|name| name.starts_with("pcap:"));
+    let files = arguments.has_recording();
     let earliest = Instant::now() + Duration::from_secs(arguments.wait.min(10));
     let latest = Instant::now() + if files { ATTACH } else { Duration::ZERO };
     let stats = admin::ipc_dir().join("stats").join(arguments.cluster.to_string());

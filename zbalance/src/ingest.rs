@@ -1,5 +1,6 @@
 //! One ingest thread: from a source into the queues.
 
+use std::io::ErrorKind::{InvalidData, UnexpectedEof};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -99,6 +100,13 @@ impl Ingest {
                     counters.received.fetch_add(n as u64, Ordering::Relaxed);
                 }
                 Ok(Burst::Ended) => {
+                    self.producer.flush();
+                    counters.ended.store(true, Ordering::Release);
+                    return None;
+                }
+                // Only recordings have such errors, and reading them again does not mend them.
+                Err(error) if matches!(error.kind(), InvalidData | UnexpectedEof) => {
+                    log::notice(format_args!("{}: {error}; it ends here", self.name));
                     self.producer.flush();
                     counters.ended.store(true, Ordering::Release);
                     return None;

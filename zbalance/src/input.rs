@@ -3,9 +3,11 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use capture::{Burst, Frame, Name, OpenError, Position, Source, Standby, Xdp, XdpName, XdpOptions};
+use capture::{Burst, Frame, Name, OpenError, Pace, Position, Replay, Source};
+use capture::{Standby, Xdp, XdpName, XdpOptions};
 use shm::{Memory, Piece, Producer};
 
 use crate::log;
@@ -31,10 +33,12 @@ pub enum Arrival<'a> {
 }
 
 /// How the source that `name` names is opened.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Plan {
     /// By itself.
     Alone,
+    /// As a recording.
+    Recording(PathBuf, Pace),
     /// Through AF_XDP, with this much memory.
     InPlace {
         /// Interface and queue.
@@ -48,11 +52,12 @@ pub enum Plan {
 
 impl Plan {
     /// Decides over the source `text`, and says why an interface that may be read in any way is not read
-    /// through AF_XDP. `succeeding`: a predecessor reads it now and keeps it, so AF_XDP is not to be had.
+    /// through AF_XDP. `succeeding`: a predecessor reads it now and keeps it, so AF_XDP is not to be had. A
+    /// recording is played at `pace`.
     ///
     /// # Errors
     /// When the text names no source, or an interface that is not there.
-    pub fn new(text: &str, succeeding: bool) -> Result<Self, OpenError> {
+    pub fn new(text: &str, succeeding: bool, pace: Pace) -> Result<Self, OpenError> {
         let (name, optional) = match text.parse()? {
             Name::Xdp(name) if succeeding => {
                 let reason = "the predecessor does not hand it over; a restart brings AF_XDP back";
@@ -68,7 +73,8 @@ impl Plan {
                 }
                 (XdpName { interface, queue: None }, true)
             }
-            Name::Interface(_) | Name::File(_) => return Ok(Self::Alone),
+            Name::Interface(_) => return Ok(Self::Alone),
+            Name::File(path) => return Ok(Self::Recording(path, pace)),
         };
         let queues = name.queues()?;
         Ok(Self::InPlace { name, queues, optional })
@@ -77,7 +83,7 @@ impl Plan {
     /// Frames that the source takes on loan.
     pub fn frames(&self) -> u32 {
         match self {
-            Self::Alone => 0,
+            Self::Alone | Self::Recording(..) => 0,
             Self::InPlace { queues, .. } => XdpOptions::for_queues(*queues).frames(*queues),
         }
     }
@@ -87,8 +93,12 @@ impl Plan {
     /// # Errors
     /// When it cannot be opened in any of the ways that are meant.
     pub fn open(&self, text: &str, memory: &Memory) -> Result<Input, OpenError> {
-        let Self::InPlace { name, queues, optional } = self else {
-            return Ok(Input::Copied(capture::open(text)?));
+        let (name, queues, optional) = match self {
+            Self::InPlace { name, queues, optional } => (name, queues, optional),
+            Self::Recording(path, pace) => {
+                return Ok(Input::Copied(Box::new(Replay::open(path, *pace)?)));
+            }
+            Self::Alone => return Ok(Input::Copied(capture::open(text)?)),
         };
         match Xdp::open(name, XdpOptions::for_queues(*queues), memory) {
             Ok(xdp) => {

@@ -20,6 +20,7 @@ mod log;
 pub mod monitor;
 #[cfg(feature = "pfring")]
 mod pfring;
+pub mod playback;
 pub mod spread;
 mod succession;
 pub mod terminal;

@@ -103,6 +103,7 @@ fn changed(old: &Arguments, new: &Arguments) -> Vec<&'static str> {
         ("-l", path(&old.log) != path(&new.log)),
         ("-d", old.daemon != new.daemon),
         ("-D", old.user != new.user),
+        ("--speed, --pps or --loop", old.playback != new.playback),
     ]
     .into_iter()
     .filter_map(|(option, differs)| differs.then_some(option))

@@ -233,7 +233,11 @@ fn what_is_wrong_is_said() {
     databases(dir);
     fails("-t 192.0.2.0/24 -p none.pcap", 66, &["none.pcap"]);
     std::fs::write(dir.join("text"), "no capture, but long enough for a header").unwrap();
-    fails("-t 192.0.2.0/24 -p text", 66, &["editcap"]);
+    fails(
+        "-t 192.0.2.0/24 -p text",
+        66,
+        &["text: found magic number", "expected a pcap or pcapng file"],
+    );
     fails("-t 192.0.2.0/24 -i none0", 69, &["none0", "lo"]);
     fails("-t 192.0.2.0/24 --cluster 7 --set 1", 69, &["cluster 7", "zbalance"]);
     fails("-t 192.0.2.0/24 -p text -o none/out.gz", 73, &["none/out.gz"]);
@@ -341,6 +345,24 @@ fn a_running_balancer_is_watched_and_its_detector_is_not_disturbed() {
     assert!(Command::new("kill").args(["-CONT", &pid]).status().unwrap().success());
     let said = tool.finish();
     assert!(said.contains("attached to 1 queue(s) of set 1"), "{said}");
+
+    // The detector's packets, without taking them.
+    let mut command = captool(dir, "-t 192.0.2.0/24 --cluster 98 --lp 5 -o seen.pcapng.gz");
+    let mut tool = Process(command.stderr(Stdio::piped()).spawn().unwrap());
+    let (start, mut sent, mut received) = (Instant::now(), 0, 0);
+    while tool.0.try_wait().unwrap().is_none() {
+        assert!(start.elapsed() < LIMIT, "the tool sees nothing");
+        let targets = producers[0].mirrored(0b01);
+        producers[0].send(&packet, &meta, targets);
+        producers[0].flush();
+        sent += 1;
+        server.poll(wait, &mut |queues| describe(queues));
+        received += detector.receive(wait).len();
+    }
+    assert!(tool.0.wait().unwrap().success());
+    assert_eq!(fields(dir, "seen.pcapng.gz", &["ip.dst"]).len(), 5);
+    assert_eq!(received, sent, "the detector got them all");
+
     let packets = fields(dir, "out.pcapng.gz", &["ip.dst", "udp.dstport", "frame.comment"]);
     assert!(packets.len() >= 20, "{}", packets.len());
     assert!(

@@ -7,9 +7,10 @@
 
 mod afpacket;
 mod name;
-mod pcap;
 pub mod pcapng;
 mod position;
+pub mod recording;
+mod replay;
 mod standby;
 pub mod tun;
 mod xdp;
@@ -20,8 +21,8 @@ use std::time::Duration;
 
 pub use afpacket::AfPacket;
 pub use name::{Name, NameError};
-pub use pcap::{Pcap, PcapError};
 pub use position::Position;
+pub use replay::{Pace, Rate, Replay, ReplayError};
 pub use standby::Standby;
 pub use xdp::{Attachment, Heir, Hook, Xdp, XdpName, XdpOptions, against_xdp};
 
@@ -171,9 +172,9 @@ pub enum OpenError {
         /// Why it failed.
         cause: io::Error,
     },
-    /// The capture file is no capture file.
+    /// A recording cannot be replayed.
     #[error(transparent)]
-    Pcap(#[from] PcapError),
+    Replay(#[from] ReplayError),
 }
 
 impl OpenError {
@@ -241,6 +242,6 @@ pub fn open(text: &str) -> Result<Box<dyn Source>, OpenError> {
         Name::Auto(interface)
         | Name::Interface(interface)
         | Name::Xdp(XdpName { interface, .. }) => Box::new(AfPacket::open(&interface)?),
-        Name::File(path) => Box::new(Pcap::open(&path)?),
+        Name::File(path) => Box::new(Replay::open(&path, Pace::default())?),
     })
 }

@@ -81,8 +81,8 @@ impl ConsumerOptions {
         Self { dir, cluster, reads: Reads::Queue(queue), spin: Duration::from_micros(20) }
     }
 
-    /// A mirror, which sleeps when nothing comes: the processor is the detector's.
-    pub const fn mirror(dir: PathBuf, cluster: u32, reads: Reads) -> Self {
+    /// A reader that sleeps whenever nothing comes: the processor is the detector's.
+    pub const fn sleeping(dir: PathBuf, cluster: u32, reads: Reads) -> Self {
         Self { dir, cluster, reads, spin: Duration::ZERO }
     }
 }

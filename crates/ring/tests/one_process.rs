@@ -294,7 +294,7 @@ fn monitor_gets_the_snapshot() {
 impl Balancer {
     /// Opens a mirror while the server answers.
     fn try_mirror(&mut self, reads: Reads) -> (Result<Consumer, AttachError>, Vec<Event>) {
-        let options = ConsumerOptions::mirror(self.dir.path().to_owned(), 98, reads);
+        let options = ConsumerOptions::sleeping(self.dir.path().to_owned(), 98, reads);
         let client = std::thread::spawn(move || Consumer::connect(options));
         let mut events = Vec::new();
         while !client.is_finished() {

@@ -143,7 +143,7 @@ impl View {
             (None, Some(set)) => Reads::MirrorOfSet(set),
             (None, None) => Reads::MirrorOfAll,
         };
-        let mut options = ConsumerOptions::mirror(dir.clone(), self.cluster, reads);
+        let mut options = ConsumerOptions::sleeping(dir.clone(), self.cluster, reads);
         if self.active {
             options.spin = WAIT;
         }
