@@ -49,10 +49,11 @@ fn record(path: &Path, frames: &[Vec<u8>]) {
 }
 
 struct Bench {
-    dir: tempfile::TempDir,
     balancer: Process,
     stop: Arc<AtomicBool>,
     consumers: Option<std::thread::JoinHandle<u64>>,
+    // Outlives the balancer, which reads from it.
+    dir: tempfile::TempDir,
 }
 
 impl Bench {
@@ -80,7 +81,7 @@ impl Bench {
             }
             consumers.iter().map(|consumer| consumer.statistics().dropped).sum()
         });
-        let bench = Self { dir, balancer, stop, consumers: Some(consumers) };
+        let bench = Self { balancer, stop, consumers: Some(consumers), dir };
         bench
             .until(|state| state["queues"].as_array().unwrap().iter().all(|q| q["processed"] != 0));
         bench
