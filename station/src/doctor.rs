@@ -19,6 +19,7 @@ mod redis;
 mod report;
 mod running;
 mod sample;
+mod selection;
 mod services;
 mod workers;
 

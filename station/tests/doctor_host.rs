@@ -209,6 +209,34 @@ fn n07_one_direction() {
     });
 }
 
+#[test]
+fn n08_how_interfaces_are_read() {
+    inside("n08_how_interfaces_are_read", |_| {
+        shell(TAP);
+        let patient = Patient::here();
+        let seen = |patient: &Patient, text: &str| {
+            let asked = patient.ask("N08");
+            asked.is_good("N08");
+            let evidence = asked.all["checks"][0]["evidence"].as_str().unwrap().to_owned();
+            assert!(evidence.contains(text), "{evidence}");
+        };
+        seen(&patient, "tap0: AF_PACKET: packets of a veth");
+        patient.conf("CJ_IFACE=xdp:tap0,pcap:/tmp/x.pcap,afp:tap0\n");
+        seen(
+            &patient,
+            "tap0: AF_XDP, as configured; /tmp/x.pcap: a recording; tap0: AF_PACKET, as",
+        );
+        shell("ip link add tap1 type bridge && ip link set tap1 up");
+        patient.conf("CJ_IFACE=tap1\n");
+        seen(&patient, "tap1: AF_XDP, otherwise AF_PACKET");
+        shell("ip addr add 192.0.2.7/24 dev tap1");
+        let parts = ["because it has an address", "192.0.2.7", "ip addr flush dev tap1"];
+        patient.ask("N08").finds("N08", "warning", &parts);
+        patient.conf("CJ_IFACE=afp:tap1\n");
+        seen(&patient, "tap1: AF_PACKET, as configured");
+    });
+}
+
 /// Sends segments between two hosts beyond the tap, in one direction or both.
 fn flows(both: bool) {
     use rustix::net::{AddressFamily, Protocol, SendFlags, SocketType, sendto, socket};

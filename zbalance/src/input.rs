@@ -68,7 +68,7 @@ impl Plan {
             Name::Auto(_) if succeeding => return Ok(Self::Alone),
             Name::Auto(interface) => {
                 if let Some(reason) = capture::against_xdp(&interface)? {
-                    notice_packet(&interface, &reason);
+                    notice_packet(&interface, &reason.to_string());
                     return Ok(Self::Alone);
                 }
                 (XdpName { interface, queue: None }, true)

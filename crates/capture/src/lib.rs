@@ -24,7 +24,7 @@ pub use name::{Name, NameError};
 pub use position::Position;
 pub use replay::{Pace, Rate, Replay, ReplayError};
 pub use standby::Standby;
-pub use xdp::{Attachment, Heir, Hook, Xdp, XdpName, XdpOptions, against_xdp};
+pub use xdp::{AgainstXdp, Attachment, Heir, Hook, Xdp, XdpName, XdpOptions, against_xdp};
 
 /// One captured Ethernet frame, VLAN tags in place.
 #[derive(Debug, Clone, Copy)]

@@ -6,21 +6,44 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use crate::OpenError;
 use crate::standby::Standby;
 
-/// Why `interface` is better read through `AF_PACKET`; `None` when AF_XDP is to be tried.
+/// Why an interface is better read through `AF_PACKET`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AgainstXdp {
+    /// It is one end of a veth pair.
+    Veth,
+    /// It has an address, at which the host is reached.
+    Address {
+        /// The interface.
+        interface: String,
+        /// One of its addresses.
+        address: String,
+    },
+}
+
+impl std::fmt::Display for AgainstXdp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Veth => f.write_str("packets of a veth come at less cost that way"),
+            Self::Address { interface, address } => write!(
+                f,
+                "it has the address {address}, and AF_XDP takes packets away from the host; \
+                 xdp:{interface} does so all the same"
+            ),
+        }
+    }
+}
+
+/// What speaks against AF_XDP for `interface`; `None` when it is to be tried. Nothing is changed.
 ///
 /// # Errors
 /// When the interface does not exist or the process may not capture.
-pub fn against_xdp(interface: &str) -> Result<Option<String>, OpenError> {
+pub fn against_xdp(interface: &str) -> Result<Option<AgainstXdp>, OpenError> {
     let (standby, _) = Standby::join(interface)?;
     if standby.driver_name() == "veth" {
-        return Ok(Some("packets of a veth come at less cost that way".to_owned()));
+        return Ok(Some(AgainstXdp::Veth));
     }
-    Ok(address_of(interface).map(|address| {
-        format!(
-            "it has the address {address}, and AF_XDP takes packets away from the host; \
-             xdp:{interface} does so all the same"
-        )
-    }))
+    let of_address = |address| AgainstXdp::Address { interface: interface.to_owned(), address };
+    Ok(address_of(interface).map(of_address))
 }
 
 /// An address of the interface that the host may be reached at.

@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use shm::{Loan, Memory, Piece};
 
 pub use bpf::Hook;
-pub use choice::against_xdp;
+pub use choice::{AgainstXdp, against_xdp};
 pub use heir::Heir;
 
 use crate::position::Rings;
