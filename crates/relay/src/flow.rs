@@ -9,7 +9,9 @@ use rustix::pipe::{SpliceFlags, splice};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
+use crate::pace::Pace;
 use crate::pipe::{self, Pipe};
+use crate::watermark::Mark;
 use crate::{ErrorClass, Mode};
 
 /// Bytes of a direction that are copied before it is spliced.
@@ -64,6 +66,10 @@ pub(crate) struct Flow {
     written: usize,
     /// Borrowed while bytes are in it.
     pipe: Option<(Pipe, usize)>,
+    /// Where the source's low-water mark stands.
+    mark: Mark,
+    /// Of a direction that is spliced.
+    pace: Option<Box<Pace>>,
     source_ended: bool,
     end: Option<End>,
 }
@@ -76,6 +82,8 @@ impl Flow {
             pending: first,
             written: 0,
             pipe: None,
+            mark: Mark::Byte,
+            pace: None,
             source_ended: false,
             end: None,
         }
@@ -126,18 +134,41 @@ impl Flow {
             self.write_pending(sink)?;
         }
         while self.pipe.is_some() {
-            ready!(sink.poll_write_ready(cx)).map_err(|e| (Side::Sink, e))?;
+            let ready = sink.poll_write_ready(cx);
+            if ready.is_pending() && !self.source_ended {
+                // Nothing can be done with what the source sends meanwhile, and it stays where it
+                // would have stayed anyway. A mark that cannot be raised only costs wake-ups.
+                let _ = self.mark.set(source, Mark::Window);
+            }
+            ready!(ready).map_err(|e| (Side::Sink, e))?;
             self.splice_out(sink)?;
         }
-        if !self.source_ended {
+        if self.source_ended {
+            return Poll::Ready(Ok(()));
+        }
+        if self.moved < COPY_FIRST || self.mode == Mode::Copy {
             ready!(source.poll_read_ready(cx)).map_err(|e| (Side::Source, e))?;
-            if self.moved < COPY_FIRST || self.mode == Mode::Copy {
-                self.copy(source, sink)?;
-            } else {
-                self.splice_in(source)?;
-            }
+            self.copy(source, sink)?;
+        } else {
+            let reported = ready!(self.poll_source(source, cx)).map_err(|e| (Side::Source, e))?;
+            self.splice_in(source, reported).map_err(|e| (Side::Source, e))?;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Ready when the source has to be looked at: because the runtime reports it, or because its mark
+    /// has kept it from being reported.
+    fn poll_source(&mut self, source: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        if self.mark == Mark::Window {
+            return Poll::Ready(Ok(false));
+        }
+        match (source.poll_read_ready(cx)?, &mut self.pace) {
+            (Poll::Pending, Some(pace)) if self.mark == Mark::Batch => {
+                ready!(pace.poll_pause(cx));
+                Poll::Ready(Ok(false))
+            }
+            (ready, _) => ready.map(|()| Ok(true)),
+        }
     }
 
     /// Reads into the thread's buffer and writes at once; only what the sink refuses is kept.
@@ -177,34 +208,51 @@ impl Flow {
     }
 
     /// Fills an empty pipe. Blocking can only be the source's: the pipe is empty.
-    fn splice_in(&mut self, source: &TcpStream) -> Result<(), (Side, io::Error)> {
+    fn splice_in(&mut self, source: &TcpStream, reported: bool) -> io::Result<()> {
         let pipe = match Pipe::take() {
             Ok(pipe) => pipe,
             // Out of descriptors: this direction goes on by copying.
             Err(_) => {
                 self.mode = Mode::Copy;
-                return Ok(());
+                return self.mark.set(source, Mark::Byte);
             }
         };
-        let moved = source.try_io(Interest::READABLE, || {
-            Ok(splice(source, None, &pipe.write, None, pipe::SIZE, SpliceFlags::NONBLOCK)?)
-        });
-        match unless_blocked(moved) {
-            Ok(Some(0)) => {
-                self.source_ended = true;
-                pipe.give_back();
-                Ok(())
-            }
-            Ok(Some(n)) => {
+        let fill =
+            || Ok(splice(source, None, &pipe.write, None, pipe::SIZE, SpliceFlags::NONBLOCK)?);
+        // What a source that gathers is left with is not worth another look, even if it has grown by
+        // now: the rest of a batch is on its way.
+        let gathers = self.mark == Mark::Batch;
+        let filled = if reported {
+            let mut filled = None;
+            let looked = source.try_io(Interest::READABLE, || {
+                let n = fill()?;
+                filled = Some(n);
+                // What was reported is used up.
+                if gathers { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(n) }
+            });
+            unless_blocked(looked)?.or(filled)
+        } else {
+            unless_blocked(fill())?
+        };
+        match filled {
+            Some(0) => self.source_ended = true,
+            Some(n) => {
                 self.pipe = Some((pipe, n));
-                Ok(())
+                return if gathers { self.await_source(source) } else { Ok(()) };
             }
-            Ok(None) => {
-                pipe.give_back();
-                Ok(())
-            }
-            Err(error) => Err((Side::Source, error)),
+            None => self.await_source(source)?,
         }
+        pipe.give_back();
+        Ok(())
+    }
+
+    /// Lets a source that has nothing more wake the relay again, with a batch if it is fast.
+    fn await_source(&mut self, source: &TcpStream) -> io::Result<()> {
+        let pace = self.pace.get_or_insert_with(|| Box::new(Pace::new(self.moved)));
+        if pace.drained(self.moved) && self.mark.set(source, Mark::Batch).is_ok() {
+            return Ok(());
+        }
+        self.mark.set(source, Mark::Byte)
     }
 
     /// Empties the pipe. Blocking can only be the sink's: the pipe is not empty.
@@ -232,5 +280,138 @@ pub(crate) fn unless_blocked(result: io::Result<usize>) -> io::Result<Option<usi
         Ok(n) => Ok(Some(n)),
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
         Err(e) => Err(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (near, listener.accept().await.unwrap().0)
+    }
+
+    /// Whether the kernel calls `socket` readable.
+    fn is_readable(socket: &TcpStream) -> bool {
+        let mut asked = [PollFd::new(socket, PollFlags::IN)];
+        poll(&mut asked, Some(&Timespec::default())).unwrap() > 0
+    }
+
+    #[tokio::test]
+    async fn a_source_wakes_nobody_while_its_sink_takes_no_more_and_loses_no_time_after() {
+        let (mut covert, source) = pair().await;
+        let (mut client, sink) = pair().await;
+        let mut flow = Flow::new(Vec::new(), Mode::Auto);
+        flow.moved = COPY_FIRST;
+        let mut sent = 0;
+        while flow.mark != Mark::Window {
+            while let Ok(n) = sink.try_write(&[7; 10_000]) {
+                sent += n;
+            }
+            covert.write_all(&[7; 100]).await.unwrap();
+            sent += 100;
+            let polled = poll_fn(|cx| Poll::Ready(flow.poll(&source, &sink, cx))).await;
+            assert!(polled.is_pending());
+            // Lets the runtime look at the sockets.
+            tokio::task::yield_now().await;
+        }
+        covert.write_all(&[7; 1000]).await.unwrap();
+        sent += 1000;
+        let buffer_size = || socket2::SockRef::from(&source).recv_buffer_size().unwrap();
+        let before = buffer_size();
+        let mut first = [std::mem::MaybeUninit::uninit()];
+        while socket2::SockRef::from(&source).peek(&mut first).is_err() {
+            tokio::task::yield_now().await;
+        }
+        assert!(!is_readable(&source), "the mark is not raised");
+        assert_eq!(buffer_size(), before);
+
+        let relayed =
+            tokio::spawn(async move { poll_fn(|cx| flow.poll(&source, &sink, cx)).await });
+        let mut received = vec![0; sent];
+        client.read_exact(&mut received).await.unwrap();
+        assert!(received == vec![7; sent]);
+        // A sender that pauses is heard byte by byte.
+        for byte in 0..20 {
+            covert.write_all(&[byte]).await.unwrap();
+            assert_eq!(client.read_u8().await.unwrap(), byte);
+        }
+        drop(covert);
+        assert_eq!(client.read(&mut received).await.unwrap(), 0);
+        assert_eq!(relayed.await.unwrap(), End::Finished);
+    }
+
+    /// A direction whose source gathers.
+    fn gathering(source: &TcpStream) -> Flow {
+        let mut flow = Flow::new(Vec::new(), Mode::Auto);
+        let mut pace = Pace::new(0);
+        flow.moved = 1 << 20;
+        assert!(pace.drained(flow.moved));
+        flow.pace = Some(Box::new(pace));
+        flow.mark.set(source, Mark::Batch).unwrap();
+        flow
+    }
+
+    #[tokio::test]
+    async fn a_source_that_gathers_does_not_hold_back_what_a_pausing_sender_sent() {
+        let (mut covert, source) = pair().await;
+        let (mut client, sink) = pair().await;
+        let mut flow = gathering(&source);
+        covert.write_all(b"x").await.unwrap();
+        assert!(!is_readable(&source), "the mark is not raised");
+        let relayed =
+            tokio::spawn(async move { poll_fn(|cx| flow.poll(&source, &sink, cx)).await });
+        assert_eq!(client.read_u8().await.unwrap(), b'x');
+        for byte in 0..20 {
+            covert.write_all(&[byte]).await.unwrap();
+            assert_eq!(client.read_u8().await.unwrap(), byte);
+        }
+        drop(covert);
+        assert_eq!(relayed.await.unwrap(), End::Finished);
+    }
+
+    #[tokio::test]
+    async fn a_batch_makes_a_source_that_gathers_readable() {
+        let (covert, source) = pair().await;
+        let _flow = gathering(&source);
+        let half = socket2::SockRef::from(&source).recv_buffer_size().unwrap() / 2;
+        let mut sent = 0;
+        while !is_readable(&source) {
+            covert.writable().await.unwrap();
+            sent += covert.try_write(&[9; 1000]).unwrap_or(0);
+            assert!(sent <= half, "{sent} bytes are no batch");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_source_is_seen_whatever_its_mark_is() {
+        let (covert, source) = pair().await;
+        let mut mark = Mark::Byte;
+        mark.set(&source, Mark::Window).unwrap();
+        assert!(source.try_read(&mut [0; 1]).is_err());
+        drop(covert);
+        source.readable().await.unwrap();
+        assert!(is_readable(&source));
+    }
+
+    #[tokio::test]
+    async fn lowering_the_mark_reports_what_waits_already() {
+        let (mut covert, source) = pair().await;
+        let mut mark = Mark::Byte;
+        mark.set(&source, Mark::Window).unwrap();
+        // From now on the runtime waits for the kernel's word.
+        assert!(source.try_read(&mut [0; 1]).is_err());
+        covert.write_all(b"x").await.unwrap();
+        assert!(!is_readable(&source));
+        mark.set(&source, Mark::Byte).unwrap();
+        source.readable().await.unwrap();
+        assert_eq!(source.try_read(&mut [0; 1]).unwrap(), 1);
     }
 }

@@ -4,16 +4,19 @@
 //! failed, or nothing has moved for the stall limit (`spec/application.md` 12.3). The first
 //! 64 KiB of a direction are copied through a buffer of the thread, so that an interactive or
 //! idle session owns no buffer at all; after that the direction is spliced through pipes that
-//! are borrowed from a pool only while bytes are in flight.
+//! are borrowed from a pool only while bytes are in flight. A spliced direction is not woken by its
+//! source while its sink takes no more, and a fast one only for a batch of bytes.
 //!
 //! A client whose bytes are no plain TCP (obfs4, DTLS) is relayed by [`relay_wrapped`], which never
 //! splices; [`Sealed`] makes such a stream of a socket and a [`Codec`].
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod class;
 mod flow;
+mod pace;
 mod pipe;
 mod sealed;
+mod watermark;
 mod wrapped;
 
 pub use class::ErrorClass;
