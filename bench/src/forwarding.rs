@@ -48,7 +48,7 @@ pub(crate) fn acknowledgements() -> Result<Row, String> {
 }
 
 fn row(ours: &'static str, baseline: &'static str) -> Result<Row, String> {
-    let host = Host::start(HOST)?;
+    let host = Host::start(&[HOST])?;
     host.ask(baseline)?;
     Ok(Row {
         unit: "ns",

@@ -18,11 +18,11 @@ struct Process {
 }
 
 impl Host {
-    /// Starts this program again with the argument `word`, which [`answer`]s there.
-    pub(crate) fn start(word: &str) -> Result<Self, String> {
+    /// Starts this program again with the arguments `words`, which [`answer`]s there.
+    pub(crate) fn start(words: &[&str]) -> Result<Self, String> {
         let failed = |e: std::io::Error| e.to_string();
         let mut child = Command::new(std::env::current_exe().map_err(failed)?)
-            .arg(word)
+            .args(words)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

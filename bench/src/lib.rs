@@ -16,6 +16,7 @@ pub mod idle;
 pub mod loopback;
 mod measure;
 mod obfs4;
+mod receiving;
 mod registrations;
 mod relaying;
 mod report;
@@ -37,6 +38,8 @@ pub const ROWS: &[(&str, MakeRow)] = &[
     ("detector-floor", || Ok(detector::floor())),
     ("flood-syn", flood::missed),
     ("flood-tags", flood::tags),
+    ("afxdp-user", receiving::afxdp),
+    ("afpacket-user", receiving::afpacket),
     ("ring-handover", || Ok(ring::handover())),
     ("hash-ip", || Ok(hash::ip())),
     ("hash-auto", || Ok(hash::auto())),

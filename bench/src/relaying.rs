@@ -28,7 +28,7 @@ const GIGABYTE: f64 = 1e9;
 
 /// A download through a Min tunnel against one through a 32 KiB relay.
 pub(crate) fn row() -> Result<Row, String> {
-    let host = Host::start(HOST)?;
+    let host = Host::start(&[HOST])?;
     host.ask("plain")?;
     Ok(Row {
         unit: "ms/GB",

@@ -1,7 +1,7 @@
 //! Running rows and writing them down.
 
 use crate::measure::{Cost, Costs, measure};
-use crate::{ROWS, Row, foreign, forwarding, http, relaying, ring};
+use crate::{ROWS, Row, foreign, forwarding, http, receiving, relaying, ring};
 use serde::Serialize;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -232,6 +232,14 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Wanted>, Stri
             }
             relaying::HOST => {
                 relaying::host()?;
+                return Ok(None);
+            }
+            receiving::GENERATOR => {
+                receiving::generate(&words.next().ok_or("no interface given")?)?;
+                return Ok(None);
+            }
+            receiving::HOST => {
+                receiving::host(&words.next().ok_or("no kind of rings given")?)?;
                 return Ok(None);
             }
             other => return Err(format!("unknown argument {other}")),

@@ -26,8 +26,8 @@ pub enum Input {
 /// A frame, as an input hands it out.
 #[derive(Debug)]
 pub enum Arrival<'a> {
-    /// It is gone after the call.
-    Copied(Frame<'a>),
+    /// It is gone after the call. By reference: moving it would wait for the packet before to be written.
+    Copied(&'a Frame<'a>),
     /// It lies in frames on loan, with the time of its arrival in nanoseconds since the epoch.
     InPlace(&'a mut [Piece], u64),
 }
@@ -139,7 +139,7 @@ impl Input {
     ) -> io::Result<Burst> {
         match self {
             Self::Copied(source) => {
-                source.burst(max, timeout, &mut |frame| each(Arrival::Copied(frame)))
+                source.burst(max, timeout, &mut |frame| each(Arrival::Copied(&frame)))
             }
             Self::InPlace(xdp) => {
                 xdp.burst(max, timeout, &mut |pieces, time| each(Arrival::InPlace(pieces, time)))
@@ -200,7 +200,7 @@ impl Input {
     /// shared.
     pub fn hand_over(&mut self, each: &mut dyn FnMut(Arrival<'_>)) -> Option<Position> {
         match self {
-            Self::Copied(source) => source.hand_over(&mut |frame| each(Arrival::Copied(frame))),
+            Self::Copied(source) => source.hand_over(&mut |frame| each(Arrival::Copied(&frame))),
             Self::InPlace(xdp) => Some(xdp.hand_over()),
             Self::Absent(_) => Some(Position::Absent),
         }

@@ -81,22 +81,24 @@ impl Spread {
     pub fn send(&mut self, arrival: Arrival<'_>, producer: &mut Producer) -> bool {
         match arrival {
             Arrival::Copied(frame) => {
-                let Some(way) = self.way(frame.data, frame.data.len()) else {
-                    return false;
-                };
-                self.copy(frame.data, &way, frame.timestamp, producer);
+                // By reference here and below: moving it reads at once what was written in parts, which the
+                // processor does only after everything written before, frames that miss the cache too.
+                let way = &self.way(frame.data, frame.data.len());
+                let Some(way) = way else { return false };
+                self.copy(frame.data, way, frame.timestamp, producer);
             }
             Arrival::InPlace(pieces, timestamp) => {
                 let head = pieces.first().map_or(&[][..], |piece| producer.bytes(piece));
                 let len = pieces.iter().map(|piece| piece.len as usize).sum();
-                let Some(way) = self.way(head, len) else { return false };
+                let way = &self.way(head, len);
+                let Some(way) = way else { return false };
                 if way.retag || self.distribution.decapsulate {
                     let whole: Vec<u8> =
                         pieces.iter().flat_map(|piece| producer.bytes(piece)).copied().collect();
-                    self.copy(&whole, &way, timestamp, producer);
+                    self.copy(&whole, way, timestamp, producer);
                 } else {
                     let targets = producer.mirrored(way.targets);
-                    producer.send_lent(pieces, &self.meta(&way, timestamp), targets);
+                    producer.send_lent(pieces, &self.meta(way, timestamp), targets);
                 }
             }
         }

@@ -3,6 +3,8 @@
 //! The kernel fills blocks of the ring and hands each over as a whole; frames are read in place
 //! and the block is given back when the last of them has been handed out.
 
+mod bare;
+
 use std::ffi::CString;
 use std::io;
 use std::mem;
@@ -10,6 +12,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::time::Duration;
+
+pub use bare::BarePacket;
 
 use crate::{Burst, Frame, OpenError, Position, Source, Statistics};
 

@@ -19,12 +19,15 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-pub use afpacket::AfPacket;
+pub use afpacket::{AfPacket, BarePacket};
 pub use name::{Name, NameError};
 pub use position::Position;
 pub use replay::{Pace, Rate, Replay, ReplayError};
 pub use standby::Standby;
-pub use xdp::{AgainstXdp, Attachment, Heir, Hook, Xdp, XdpName, XdpOptions, against_xdp};
+pub use xdp::{
+    AgainstXdp, Attachment, BareXdp, Generator, Heir, Hook, PassThrough, Xdp, XdpName, XdpOptions,
+    against_xdp,
+};
 
 /// One captured Ethernet frame, VLAN tags in place.
 #[derive(Debug, Clone, Copy)]

@@ -27,6 +27,12 @@ impl OwnedFrames {
         self.map.len()
     }
 
+    /// Address of the first byte, for hints.
+    #[inline]
+    pub(crate) const fn base(&self) -> *const u8 {
+        self.map.base().as_ptr().cast_const()
+    }
+
     /// Address of byte `offset`, for `len` bytes.
     ///
     /// # Panics

@@ -10,6 +10,10 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use crate::frames::OwnedFrames;
+use crate::queue::{claim, prefetch};
+
+/// Bytes of head room that sending a packet writes.
+pub(crate) const HEAD_ROOM_USED: usize = 12;
 
 /// The part of the frames region that a producer lends from, as one piece of memory.
 #[derive(Debug, Clone)]
@@ -44,6 +48,15 @@ impl Memory {
     /// Where in the file it begins, in bytes.
     pub const fn offset(&self) -> usize {
         self.first
+    }
+
+    /// Asks the processor to load the packet at offset `address`, and what is before it for writing: a hint
+    /// without effect, whatever the address.
+    #[inline]
+    pub fn expect(&self, address: u64) {
+        let packet = self.frames.base().wrapping_add(self.first).wrapping_add(address as usize);
+        prefetch(packet);
+        claim(packet.wrapping_sub(HEAD_ROOM_USED));
     }
 
     /// Size of a frame in bytes, a power of two. A frame begins at every multiple of it.

@@ -12,7 +12,8 @@ use crate::chain;
 use crate::clock::coarse_now;
 use crate::cycle::{Cycle, Pool, SHARED};
 use crate::frames::OwnedFrames;
-use crate::queue::{QueueMap, Ring};
+use crate::lending::HEAD_ROOM_USED;
+use crate::queue::{QueueMap, Ring, claim};
 use crate::status::{QueueCounters, bump};
 
 /// Publications between two signs of life under load; [`Producer::tick`] gives one without load.
@@ -25,6 +26,8 @@ const DRAIN_EVERY: u64 = 512;
 /// the next bursts then need not wait for the consumer's processor.
 const CLAIM: u64 = 32;
 const CLAIM_AHEAD: u64 = 32;
+/// How many packets ahead the frame is asked for that a packet is copied into.
+const FRAMES_AHEAD: u64 = 8;
 /// Cache lines at which a short packet may start, and their length in bytes.
 const COLOURS: u64 = 8;
 const LINE: u64 = 64;
@@ -347,10 +350,24 @@ impl Producer {
     #[inline]
     pub fn send(&mut self, packet: &[u8], meta: &Meta, targets: u64) -> SendOutcome {
         if packet.len() <= self.geometry.room {
+            if targets.is_power_of_two() {
+                self.expect(targets.trailing_zeros() as usize);
+            }
             self.send_with(packet.len(), meta, targets, |frame| frame.copy_from_slice(packet))
         } else {
             self.send_chain(packet, meta, targets)
         }
+    }
+
+    /// Asks the processor for the first lines of a frame that `queue` will get soon: writing into frames that
+    /// are not in the cache, one after the other, would fill the processor's queue of stores.
+    #[inline]
+    fn expect(&self, queue: usize) {
+        let Some(outlet) = &self.outlets[queue] else { return };
+        let frame = outlet.cycle.entry(outlet.prod + FRAMES_AHEAD) & !SHARED;
+        let packet = self.frames.base().wrapping_add(self.geometry.address(frame, 0) as usize);
+        claim(packet.wrapping_sub(HEAD_ROOM_USED));
+        claim(packet);
     }
 
     /// Sends a packet of `len` bytes (at most [`Producer::room`]) that `fill` writes in place.

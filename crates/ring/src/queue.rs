@@ -220,7 +220,7 @@ impl Ring {
 
 /// Asks the processor to load a cache line for writing. A hint without effect on memory.
 #[inline]
-fn claim(address: *const u8) {
+pub(crate) fn claim(address: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch never faults and changes nothing; processors without it do nothing.
     unsafe {

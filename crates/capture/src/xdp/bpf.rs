@@ -10,8 +10,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 const MAP_CREATE: c_int = 0;
 const MAP_UPDATE: c_int = 2;
 const PROGRAM_LOAD: c_int = 5;
+const PROGRAM_RUN: c_int = 10;
 const LINK_CREATE: c_int = 28;
 
+const MAP_TYPE_ARRAY: u32 = 2;
 const MAP_TYPE_XSK: u32 = 17;
 const PROGRAM_TYPE_XDP: u32 = 6;
 const ATTACH_TYPE_XDP: u32 = 37;
@@ -81,6 +83,27 @@ struct LinkCreate {
     flags: u32,
 }
 
+#[repr(C)]
+#[derive(Default)]
+struct ProgramRun {
+    program: u32,
+    result: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    context_size_in: u32,
+    context_size_out: u32,
+    context_in: u64,
+    context_out: u64,
+    flags: u32,
+    cpu: u32,
+    batch_size: u32,
+    padding: u32,
+}
+
 fn number(fd: BorrowedFd<'_>) -> u32 {
     fd.as_raw_fd().unsigned_abs()
 }
@@ -96,6 +119,34 @@ const fn named(text: &[u8]) -> [u8; 16] {
     name
 }
 
+/// A map of `entries` values of `size` bytes, by number.
+fn map(kind: u32, size: u32, entries: u32, name: &[u8]) -> io::Result<OwnedFd> {
+    descriptor(
+        MAP_CREATE,
+        &MapCreate {
+            map_type: kind,
+            key_size: 4,
+            value_size: size,
+            max_entries: entries,
+            flags: 0,
+            inner_map: 0,
+            numa_node: 0,
+            name: named(name),
+        },
+    )
+}
+
+/// What a program keeps from one packet to the next: bytes that are 0 at first.
+#[derive(Debug)]
+pub(super) struct Memory(pub(super) OwnedFd);
+
+impl Memory {
+    /// `size` bytes.
+    pub(super) fn new(size: u32) -> io::Result<Self> {
+        map(MAP_TYPE_ARRAY, size, 1, b"conjure_memory").map(Self)
+    }
+}
+
 /// Which socket takes the packets of which receive queue.
 #[derive(Debug)]
 pub(super) struct SocketMap(pub(super) OwnedFd);
@@ -103,20 +154,7 @@ pub(super) struct SocketMap(pub(super) OwnedFd);
 impl SocketMap {
     /// A map for `queues` receive queues.
     pub(super) fn new(queues: u32) -> io::Result<Self> {
-        descriptor(
-            MAP_CREATE,
-            &MapCreate {
-                map_type: MAP_TYPE_XSK,
-                key_size: 4,
-                value_size: 4,
-                max_entries: queues,
-                flags: 0,
-                inner_map: 0,
-                numa_node: 0,
-                name: named(b"conjure_queues"),
-            },
-        )
-        .map(Self)
+        map(MAP_TYPE_XSK, 4, queues, b"conjure_queues").map(Self)
     }
 
     /// Gives the packets of `queue` to `socket`.
@@ -136,37 +174,6 @@ impl SocketMap {
     }
 }
 
-/// One instruction: operation, destination and source register, offset, immediate value.
-const fn instruction(code: u8, dst: u8, src: u8, offset: i16, value: i32) -> u64 {
-    let [a, b] = offset.to_le_bytes();
-    let [c, d, e, f] = value.to_le_bytes();
-    u64::from_ne_bytes([code, src << 4 | dst, a, b, c, d, e, f])
-}
-
-/// The program: the packet goes to the socket of its receive queue, or on into the host when there is none.
-fn text(map: &SocketMap) -> [u64; 6] {
-    const LOAD_WORD: u8 = 0x61;
-    const LOAD_MAP: u8 = 0x18;
-    const MOVE: u8 = 0xb7;
-    const CALL: u8 = 0x85;
-    const EXIT: u8 = 0x95;
-    /// Offset of the receive queue in the context.
-    const QUEUE: i16 = 16;
-    /// Says that the value of [`LOAD_MAP`] is a descriptor.
-    const MAP_BY_DESCRIPTOR: u8 = 1;
-    const REDIRECT_MAP: i32 = 51;
-    /// What `redirect_map` answers for a queue without socket.
-    const PASS: i32 = 2;
-    [
-        instruction(LOAD_WORD, 2, 1, QUEUE, 0),
-        instruction(LOAD_MAP, 1, MAP_BY_DESCRIPTOR, 0, map.0.as_raw_fd()),
-        instruction(0, 0, 0, 0, 0),
-        instruction(MOVE, 3, 0, 0, PASS),
-        instruction(CALL, 0, 0, 0, REDIRECT_MAP),
-        instruction(EXIT, 0, 0, 0, 0),
-    ]
-}
-
 /// Where on the way of a packet a program runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hook {
@@ -184,13 +191,13 @@ pub(super) struct Attached {
     pub(super) fragments: bool,
 }
 
-/// Loads the program and attaches it to the interface with this index.
-pub(super) fn attach(map: &SocketMap, interface: u32, hook: Hook) -> io::Result<Attached> {
+/// Loads a program and attaches it to the interface with this index.
+pub(super) fn attach(text: &[u64], interface: u32, hook: Hook) -> io::Result<Attached> {
     const DRIVER: u32 = 1 << 2;
     const GENERIC: u32 = 1 << 1;
-    let (program, fragments) = match load(map, HAS_FRAGMENTS) {
+    let (program, fragments) = match load(text, HAS_FRAGMENTS) {
         // Kernels before 5.18 know no fragments.
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => (load(map, 0)?, false),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => (load(text, 0)?, false),
         loaded => (loaded?, true),
     };
     let flags = match hook {
@@ -206,9 +213,9 @@ pub(super) fn attach(map: &SocketMap, interface: u32, hook: Hook) -> io::Result<
     Ok(Attached { link: descriptor(LINK_CREATE, &link)?, fragments })
 }
 
-fn load(map: &SocketMap, flags: u32) -> io::Result<OwnedFd> {
+/// Loads a program of instructions that [`super::text`] makes.
+pub(super) fn load(text: &[u64], flags: u32) -> io::Result<OwnedFd> {
     const LICENCE: &CStr = c"MIT";
-    let text = text(map);
     descriptor(
         PROGRAM_LOAD,
         &ProgramLoad {
@@ -228,20 +235,42 @@ fn load(map: &SocketMap, flags: u32) -> io::Result<OwnedFd> {
     )
 }
 
+/// Runs a program over `frame`, `repeat` times; what it returned. With `live` each run's frame goes where the
+/// program sends it, and nothing is returned.
+pub(super) fn run(
+    program: BorrowedFd<'_>,
+    frame: &[u8],
+    repeat: u32,
+    live: bool,
+) -> io::Result<u32> {
+    const LIVE_FRAMES: u32 = 1 << 1;
+    let mut attributes = ProgramRun {
+        program: number(program),
+        data_size_in: u32::try_from(frame.len()).unwrap_or(u32::MAX),
+        data_in: frame.as_ptr().addr() as u64,
+        repeat,
+        flags: if live { LIVE_FRAMES } else { 0 },
+        ..ProgramRun::default()
+    };
+    // SAFETY: pointer and size describe `attributes`, where the kernel writes the result; the frame that it
+    // refers to lives through the call.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, PROGRAM_RUN, &raw mut attributes, mem::size_of::<ProgramRun>())
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(attributes.result) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn instructions_as_the_kernel_lays_them_out() {
-        assert_eq!(instruction(0x61, 2, 1, 16, 0).to_ne_bytes(), [0x61, 0x12, 16, 0, 0, 0, 0, 0]);
-        assert_eq!(
-            instruction(0xb7, 3, 0, 0, -2).to_ne_bytes(),
-            [0xb7, 3, 0, 0, 0xfe, 0xff, 0xff, 0xff]
-        );
+    fn structures_as_the_kernel_lays_them_out() {
         assert_eq!(mem::size_of::<ProgramLoad>(), 72);
         assert_eq!(mem::offset_of!(ProgramLoad, name), 48);
         assert_eq!(mem::size_of::<MapUpdate>(), 32);
+        assert_eq!(mem::size_of::<ProgramRun>(), 80);
+        assert_eq!(mem::offset_of!(ProgramRun, flags), 64);
         assert_eq!(named(b"a name that is too long"), *b"a name that is \0");
     }
 }

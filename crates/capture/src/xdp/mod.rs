@@ -6,10 +6,13 @@
 //! where consumers read them, so nothing is copied behind the kernel. Program and sockets vanish with the
 //! process, however it ends, unless a successor has them: an [`Heir`].
 
+mod bare;
 mod bpf;
 mod choice;
+mod generator;
 mod heir;
 mod socket;
+mod text;
 
 use std::fmt;
 use std::io;
@@ -18,8 +21,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use shm::{Loan, Memory, Piece};
 
+pub use bare::BareXdp;
 pub use bpf::Hook;
 pub use choice::{AgainstXdp, against_xdp};
+pub use generator::{Generator, PassThrough};
 pub use heir::Heir;
 
 use crate::position::Rings;
@@ -30,6 +35,8 @@ use socket::{Binding, Socket};
 
 /// Receive queues of one interface at most.
 const MAX_QUEUES: u32 = 64;
+/// Packets that are loaded before they are looked at: the kernel wrote them on another processor.
+const AHEAD: u32 = 8;
 /// Parts of one packet at most; a longer one is dropped.
 const MAX_PIECES: usize = 40;
 
@@ -194,9 +201,10 @@ impl Xdp {
             None => 0..queues,
         };
         let map = SocketMap::new(queues).map_err(failed("map of AF_XDP sockets"))?;
-        let (program, hook) = match bpf::attach(&map, number, Hook::Native) {
+        let text = text::tap(&map);
+        let (program, hook) = match bpf::attach(&text, number, Hook::Native) {
             Err(error) if is_unsupported(&error) => {
-                (bpf::attach(&map, number, Hook::Generic), Hook::Generic)
+                (bpf::attach(&text, number, Hook::Generic), Hook::Generic)
             }
             attached => (attached, Hook::Native),
         };
@@ -338,7 +346,13 @@ impl Xdp {
         each: &mut dyn FnMut(&mut [Piece], u64),
     ) -> (usize, u32) {
         let (mut packets, mut taken) = (0, 0);
+        for n in 0..waiting.min(AHEAD) {
+            self.memory.expect(self.sockets[socket].peek(n).address);
+        }
         for n in 0..waiting {
+            if n + AHEAD < waiting {
+                self.memory.expect(self.sockets[socket].peek(n + AHEAD).address);
+            }
             let received = self.sockets[socket].peek(n);
             // An address that we did not give is not ours to touch.
             if let Some((loan, start)) = self.lent.remove(received.address) {

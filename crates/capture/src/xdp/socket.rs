@@ -328,6 +328,20 @@ impl Socket {
         self.receive.consumer().store(self.taken, Ordering::Release);
     }
 
+    /// Gives the frames of the first `count` descriptors back to the kernel at once; `frame` takes the place in
+    /// a frame off an address. There is space, as the kernel took them from the other ring.
+    #[inline]
+    pub(super) fn recycle(&mut self, count: u32, frame: u64) {
+        for n in 0..count {
+            let address = self.peek(n).address & frame;
+            // SAFETY: as in `fill`.
+            unsafe { ptr::write(self.fill.entry(self.filled), address) };
+            self.filled = self.filled.wrapping_add(1);
+        }
+        self.fill.producer().store(self.filled, Ordering::Release);
+        self.take(count);
+    }
+
     /// Tells the driver about new frames when it has asked for that.
     #[inline]
     pub(super) fn wake(&self) {
