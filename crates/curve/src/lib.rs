@@ -2,7 +2,8 @@
 //!
 //! A detector multiplies every candidate's point by the same station key, so that several of them can go
 //! through one Montgomery ladder side by side: the scalar decides the same in every lane. Nothing branches
-//! or looks anything up by what is secret.
+//! or looks anything up by what is secret. Several station keys share the inversion at the end of their
+//! ladders.
 //!
 //! The ladder is written once, over two kinds of arithmetic: eight lanes for the 52-bit multiply-add of
 //! AVX-512 IFMA, and four lanes for the 32-bit product of AVX2. `unsafe` is only the choice of code that the
@@ -11,8 +12,8 @@
 
 mod lanes;
 
-use lanes::{radix25, radix51};
-use zeroize::Zeroize;
+use lanes::{SHARING, radix25, radix51};
+use zeroize::{Zeroize, Zeroizing};
 
 /// A coordinate or scalar, 32 bytes, little-endian.
 pub type Bytes = [u8; 32];
@@ -69,28 +70,34 @@ impl Kernel {
         }
     }
 
-    /// `X25519(scalar, point)` for every point, in place. A point of low order gives all zeros. The last
-    /// points cost as much as a full set of lanes.
+    /// `X25519(scalar, point)` for every scalar and point, handed to `each` with the numbers of both. A point
+    /// of low order gives all zeros. The last points cost as much as a full set of lanes, and all scalars
+    /// after the first a little less than the first, with which they share an inversion.
     ///
     /// # Panics
     /// When this processor does not have the instructions.
-    pub fn multiply(self, scalar: &Bytes, points: &mut [Bytes]) {
+    pub fn multiply(
+        self,
+        scalars: &[&Bytes],
+        points: &[Bytes],
+        each: impl FnMut(usize, usize, &Bytes),
+    ) {
         assert!(self.is_available(), "{self:?} is not available");
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Ifma => in_lanes(points, |lanes| {
+            Self::Ifma => all_products(scalars, points, each, |scalars, lanes, products| {
                 // SAFETY: the processor has the instructions, as was just asserted.
-                unsafe { radix51::ifma::multiply(scalar, lanes) }
+                unsafe { radix51::ifma::multiply(scalars, lanes, products) }
             }),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => in_lanes(points, |lanes| {
+            Self::Avx2 => all_products(scalars, points, each, |scalars, lanes, products| {
                 // SAFETY: the processor has the instructions, as was just asserted.
-                unsafe { radix25::avx2::multiply(scalar, lanes) }
+                unsafe { radix25::avx2::multiply(scalars, lanes, products) }
             }),
             #[cfg(not(target_arch = "x86_64"))]
             Self::Ifma | Self::Avx2 => {}
-            Self::IfmaPlain => in_lanes(points, |lanes| radix51::plain::multiply(scalar, lanes)),
-            Self::Avx2Plain => in_lanes(points, |lanes| radix25::plain::multiply(scalar, lanes)),
+            Self::IfmaPlain => all_products(scalars, points, each, radix51::plain::multiply),
+            Self::Avx2Plain => all_products(scalars, points, each, radix25::plain::multiply),
         }
     }
 
@@ -116,6 +123,28 @@ impl Kernel {
             Self::Ifma | Self::Avx2 => {}
             Self::IfmaPlain => in_lanes(representatives, radix51::plain::decode),
             Self::Avx2Plain => in_lanes(representatives, radix25::plain::decode),
+        }
+    }
+}
+
+/// Hands scalars and points to `work` in sets, the last set of points filled up, and every product to `each`.
+fn all_products<const N: usize>(
+    scalars: &[&Bytes],
+    points: &[Bytes],
+    mut each: impl FnMut(usize, usize, &Bytes),
+    work: impl Fn(&[&Bytes], &[Bytes; N], &mut [[Bytes; N]]),
+) {
+    let mut products = Zeroizing::new([[[0; 32]; N]; SHARING]);
+    for (set, points) in points.chunks(N).enumerate() {
+        let mut lanes = [[0; 32]; N];
+        lanes[..points.len()].copy_from_slice(points);
+        for (part, scalars) in scalars.chunks(SHARING).enumerate() {
+            work(scalars, &lanes, &mut products[..scalars.len()]);
+            for (scalar, products) in products.iter().take(scalars.len()).enumerate() {
+                for (point, product) in products.iter().take(points.len()).enumerate() {
+                    each(part * SHARING + scalar, set * N + point, product);
+                }
+            }
         }
     }
 }

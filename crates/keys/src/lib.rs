@@ -24,6 +24,8 @@ pub use secret::{
     AeadKey, ConjureSeed, DECOY_WIDTH, DTLS_LABEL, DecoyKeys, MIN_LABEL, Obfs4Keys, PREFIX_LABEL,
     SessionKeys, SharedSecret,
 };
-pub use station::{EphemeralKey, StationKey, StationKeyError, clamp, public_key, x25519};
+pub use station::{
+    EphemeralKey, StationKey, StationKeyError, agree_all, clamp, public_key, x25519,
+};
 pub use stream::{HkdfStream, StreamError};
 pub use version::{ClientVersion, PhantomSelection};

@@ -86,25 +86,33 @@ impl StationKey {
     pub fn agree(&self, u: &[u8; 32]) -> Option<Zeroizing<[u8; 32]>> {
         exchange(&self.agreement, u)
     }
+}
 
-    /// `X25519(key, u)` for every point, in place, several at a time where `kernel` is faster than one after
-    /// the other. What became all zero was a point of low order.
-    pub fn agree_all(&self, kernel: Option<Kernel>, points: &mut [[u8; 32]]) {
-        let Some(kernel) = kernel else { return self.agree_one_by_one(points) };
-        for chunk in points.chunks_mut(kernel.lanes()) {
-            if chunk.len() >= kernel.worthwhile() {
-                kernel.multiply(self.private.expose(), chunk);
-            } else {
-                self.agree_one_by_one(chunk);
-            }
+/// `X25519(key, u)` for every key and point, several at a time where `kernel` is faster than one after the
+/// other: the secrets of the first key in the order of the points, then those of the next. What is all zero
+/// was a point of low order.
+pub fn agree_all(
+    keys: &[StationKey],
+    kernel: Option<Kernel>,
+    points: &[[u8; 32]],
+) -> Zeroizing<Vec<[u8; 32]>> {
+    let mut secrets = Zeroizing::new(vec![[0; 32]; keys.len() * points.len()]);
+    let together = kernel.map_or(0, |kernel| {
+        let rest = points.len() % kernel.lanes();
+        if rest < kernel.worthwhile() { points.len() - rest } else { points.len() }
+    });
+    if let Some(kernel) = kernel {
+        let scalars: Vec<&[u8; 32]> = keys.iter().map(StationKey::expose_private).collect();
+        kernel.multiply(&scalars, &points[..together], |key, point, secret| {
+            secrets[key * points.len() + point] = *secret;
+        });
+    }
+    for (number, key) in keys.iter().enumerate() {
+        for (point, u) in points.iter().enumerate().skip(together) {
+            secrets[number * points.len() + point] = key.agree(u).map_or([0; 32], |secret| *secret);
         }
     }
-
-    fn agree_one_by_one(&self, points: &mut [[u8; 32]]) {
-        for point in points {
-            *point = self.agree(point).map_or([0; 32], |secret| *secret);
-        }
-    }
+    secrets
 }
 
 impl Clone for StationKey {
@@ -268,19 +276,18 @@ mod tests {
             rand_core::Rng::fill_bytes(&mut rng, &mut bytes);
             bytes
         };
-        let key = StationKey::from_private(&draw()).unwrap();
+        let keys = [draw(), draw()].map(|private| StationKey::from_private(&private).unwrap());
         for count in 0..20 {
             let mut points: Vec<[u8; 32]> = (0..count).map(|_| draw()).collect();
             if let Some(point) = points.get_mut(1) {
                 *point = [0; 32];
             }
+            let secret = |key: &StationKey, u| key.agree(u).map_or([0; 32], |secret| *secret);
             let one_by_one: Vec<[u8; 32]> =
-                points.iter().map(|u| key.agree(u).map_or([0; 32], |secret| *secret)).collect();
+                keys.iter().flat_map(|key| points.iter().map(move |u| secret(key, u))).collect();
             for kernel in [None, Kernel::detect(), Some(Kernel::Avx2Plain), Some(Kernel::IfmaPlain)]
             {
-                let mut all = points.clone();
-                key.agree_all(kernel, &mut all);
-                assert_eq!(all, one_by_one, "{kernel:?}");
+                assert_eq!(*agree_all(&keys, kernel, &points), one_by_one, "{kernel:?}");
             }
         }
     }

@@ -123,37 +123,30 @@ impl TagChecker {
     /// Checks at most [`BATCH`] payloads; those that are too short keep no result.
     fn check_chunk(&self, chunk: &[&[u8]], results: &mut [Option<Result<Tag, Reject>>; BATCH]) {
         let candidates = chunk.iter().enumerate();
-        let (mut open, mut openings): (Vec<usize>, Vec<Opening>) =
+        let (numbers, openings): (Vec<usize>, Vec<Opening>) =
             candidates.filter_map(|(i, payload)| Some((i, opening(payload).ok()?))).unzip();
         let mut points: Vec<[u8; 32]> = openings.iter().map(|opening| opening.u).collect();
         elligator::decode_all(self.kernel, &mut points);
-        for (opening, point) in openings.iter_mut().zip(&points) {
-            opening.u = *point;
-        }
-        for (key_index, key) in self.keys.iter().enumerate() {
-            let mut secrets = Zeroizing::new(points.clone());
-            key.agree_all(self.kernel, &mut secrets);
-            let mut found = false;
-            for ((i, opening), secret) in open.iter().zip(&openings).zip(secrets.iter()) {
+        let secrets = keys::agree_all(&self.keys, self.kernel, &points);
+        // Without candidates there are no secrets either, but chunks have a length.
+        for (key_index, secrets) in secrets.chunks(points.len().max(1)).enumerate() {
+            for ((i, opening), secret) in numbers.iter().zip(&openings).zip(secrets) {
+                let before = match results[*i].take() {
+                    // What one key opens no other needs to try.
+                    Some(Ok(tag)) => {
+                        results[*i] = Some(Ok(tag));
+                        continue;
+                    }
+                    Some(Err(before)) => Some(before),
+                    None => None,
+                };
                 let secret = Zeroizing::new(*secret);
                 let tried = if bool::from(secret.ct_eq(&[0; 32])) {
                     Err(Reject::LowOrder)
                 } else {
                     try_secret(secret, key_index, chunk[*i], opening)
                 };
-                found |= tried.is_ok();
-                results[*i] = Some(match (tried, results[*i].take()) {
-                    (Err(now), Some(Err(before))) => Err(now.max(before)),
-                    (tried, _) => tried,
-                });
-            }
-            if found {
-                // What one key opens no other needs to try.
-                let is_found = |i: &usize| matches!(results[*i], Some(Ok(_)));
-                let mut left = open.iter().map(|i| !is_found(i));
-                openings.retain(|_| left.next().unwrap_or(false));
-                open.retain(|i| !is_found(i));
-                points = openings.iter().map(|opening| opening.u).collect();
+                results[*i] = Some(tried.map_err(|now| before.map_or(now, |b| now.max(b))));
             }
         }
     }

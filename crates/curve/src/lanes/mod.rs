@@ -5,6 +5,8 @@ pub(crate) mod radix51;
 
 use crate::Bytes;
 
+/// Most scalars whose multiplications share an inversion.
+pub(crate) const SHARING: usize = 4;
 /// A of the curve.
 const CURVE_A: u64 = 486_662;
 /// (A - 2) / 4.
@@ -80,8 +82,9 @@ fn bits(scalar: &Bytes) -> [u8; 255] {
 /// Sums and differences need not be settled before they are multiplied; sums of sums do.
 macro_rules! ladder {
     ($lanes:literal; $(#[$attribute:meta])*) => {
-        use crate::lanes::{A24, CURVE_A, bits};
+        use crate::lanes::{A24, CURVE_A, SHARING, bits};
         use crate::Bytes;
+        use std::hint::black_box;
         use zeroize::Zeroize;
 
         /// Points that go through together.
@@ -131,13 +134,29 @@ macro_rules! ladder {
             picked
         }
 
-        /// `X25519(scalar, point)` for every point, in place.
+        /// All ones in the lanes where `a` is 0.
         $(#[$attribute])*
-        pub(crate) fn multiply(scalar: &Bytes, points: &mut [Bytes; LANES]) {
+        #[inline]
+        fn zeros(a: &Element) -> Vector {
+            let mut bytes = [[0; 32]; LANES];
+            store(a, &mut bytes);
+            // No branch: which byte is the first that is not 0 depends on secrets.
+            let masks = bytes.map(|bytes| {
+                let any = bytes.iter().fold(0, |any, byte| any | byte);
+                0u64.wrapping_sub(u64::from(any).wrapping_sub(1) >> 63)
+            });
+            bytes.zeroize();
+            vector(masks)
+        }
+
+        /// The product of the scalar and the points with u-coordinates `x1`, as a fraction. Not inlined: the
+        /// ladder needs all registers.
+        $(#[$attribute])*
+        #[inline(never)]
+        fn climb(scalar: &Bytes, x1: &Element) -> (Element, Element) {
             let mut bits = bits(scalar);
-            let x1 = load(points);
             let (mut x2, mut z2) = (constant(1), constant(0));
-            let (mut x3, mut z3) = (x1, constant(1));
+            let (mut x3, mut z3) = (*x1, constant(1));
             let mut swapped = 0;
             for bit in bits {
                 // The same in every lane, and no branch: the scalar is secret.
@@ -151,13 +170,46 @@ macro_rules! ladder {
                 let (da, cb) = (times(&d, &a), times(&c, &b));
                 let e = minus(&aa, &bb);
                 x3 = square(&plus(&da, &cb));
-                z3 = times(&x1, &square(&minus(&da, &cb)));
+                z3 = times(x1, &square(&minus(&da, &cb)));
                 x2 = times(&aa, &bb);
                 z2 = times(&e, &plus(&aa, &times_small(&e, A24)));
             }
             // The last bit of a clamped scalar is 0, so that nothing is left to swap.
-            store(&times(&x2, &inverse(&z2)), points);
             bits.zeroize();
+            (x2, z2)
+        }
+
+        /// `X25519(scalar, point)` for each of at most [`SHARING`] scalars and every point.
+        $(#[$attribute])*
+        pub(crate) fn multiply(
+            scalars: &[&Bytes],
+            points: &[Bytes; LANES],
+            products: &mut [[Bytes; LANES]],
+        ) {
+            let x1 = load(points);
+            let (zero, one) = (constant(0), constant(1));
+            // Of each scalar: numerator, denominator, and the product of the denominators before.
+            let mut fractions = [[zero; 3]; SHARING];
+            let mut masks = [splat(0); SHARING];
+            let mut all = one;
+            for ((scalar, fraction), mask) in scalars.iter().zip(&mut fractions).zip(&mut masks) {
+                let (x, z) = climb(scalar, &x1);
+                // A point of low order must not make the others' products 0.
+                *mask = zeros(&z);
+                let z = select(*mask, &z, &one);
+                *fraction = [x, z, all];
+                all = times(&all, &z);
+            }
+            let mut inverted = inverse(&all);
+            let done = products.iter_mut().zip(&fractions).zip(&masks).take(scalars.len());
+            for ((products, [x, z, before]), mask) in done.rev() {
+                let quotient = times(x, &times(&inverted, before));
+                store(&select(*mask, &quotient, &zero), products);
+                inverted = times(&inverted, z);
+            }
+            fractions = [[zero; 3]; SHARING];
+            // Otherwise nobody would need what was just written.
+            black_box(&fractions);
         }
 
         /// The u-coordinates of Elligator 2 representatives, in place.
@@ -245,17 +297,29 @@ mod tests {
         assert_eq!(canonical([tight; 5]), canonical(limbs(&canonical([tight; 5]))));
     }
 
+    /// All products of a kernel, those of one scalar after those of another.
+    fn products(kernel: Kernel, scalars: &[Bytes], points: &[Bytes]) -> Vec<Bytes> {
+        let mut all = vec![[1; 32]; scalars.len() * points.len()];
+        let scalars: Vec<&Bytes> = scalars.iter().collect();
+        kernel.multiply(&scalars, points, |scalar, point, product| {
+            all[scalar * points.len() + point] = *product;
+        });
+        all
+    }
+
+    fn products_elsewhere(scalars: &[Bytes], points: &[Bytes]) -> Vec<Bytes> {
+        let of = |scalar| points.iter().map(move |point| x25519_dalek::x25519(scalar, *point));
+        scalars.iter().copied().flat_map(of).collect()
+    }
+
+    /// Among the edges are points of low order.
     #[test]
     fn edges_multiply_as_elsewhere() {
         println!("measured kernels: {:?}", kernels());
+        let expected = products_elsewhere(&edges(), &edges());
+        assert!(expected.contains(&[0; 32]));
         for kernel in kernels() {
-            for scalar in edges() {
-                let mut points = edges();
-                let expected: Vec<Bytes> =
-                    points.iter().map(|point| x25519_dalek::x25519(scalar, *point)).collect();
-                kernel.multiply(&scalar, &mut points);
-                assert_eq!(points, expected, "{kernel:?}");
-            }
+            assert_eq!(products(kernel, &edges(), &edges()), expected, "{kernel:?}");
         }
     }
 
@@ -275,15 +339,12 @@ mod tests {
 
         #[test]
         fn points_multiply_as_elsewhere(
-            scalar: Bytes,
+            scalars in proptest::collection::vec(any::<Bytes>(), 0..6),
             points in proptest::collection::vec(any::<Bytes>(), 0..11),
         ) {
-            let expected: Vec<Bytes> =
-                points.iter().map(|point| x25519_dalek::x25519(scalar, *point)).collect();
+            let expected = products_elsewhere(&scalars, &points);
             for kernel in kernels() {
-                let mut lanes = points.clone();
-                kernel.multiply(&scalar, &mut lanes);
-                prop_assert_eq!(&lanes, &expected);
+                prop_assert_eq!(&products(kernel, &scalars, &points), &expected);
             }
         }
 
