@@ -13,6 +13,7 @@ TEST_TOOLS := $(RUN_TOOLS) redis-server:redis-server ping:iputils-ping tcpdump:t
 # What the build itself needs beside Rust.
 BUILD_TOOLS := cc:gcc cmake:cmake
 
+COUNT_TOOLS := valgrind:valgrind
 DEPLOYMENT_TOOLS := dockerd:docker.io docker-compose:docker-compose debootstrap:debootstrap \
 	systemd-nspawn:systemd-container strip:binutils
 
@@ -41,8 +42,8 @@ recorded = $(if $(CONJURE_RECORDS),,rm -rf $(RECORDS)/$(1) && export CONJURE_REC
 
 comma := ,
 
-.PHONY: help run test interop leaks bench fuzz lint build bindings fmt all bin container deployment install packages reproduce \
-	book doctor backup-config restore-config clean tools-build tools-run tools-test tools-deployment \
+.PHONY: help run test interop leaks bench counts fuzz lint build bindings fmt all bin container deployment install packages reproduce \
+	book doctor backup-config restore-config clean tools-build tools-run tools-test tools-counts tools-deployment \
 	zbalance detector application registrar registration-server genkey conjure conjure-sim app app-dbg \
 	sim rust libtd
 
@@ -66,6 +67,9 @@ leaks: build ## Search all that daemons wrote in these runs for clients and secr
 
 bench: build ## Print the ratios of the hot paths (ONLY=name,… for some, BASE=DIR beside another build)
 	@target/release/bench $(if $(ONLY),--only $(ONLY)) $(if $(BASE),--base $(BASE))
+
+counts: tools-counts build ## Count the instructions of the pure kernels against committed figures (RENEW=1 writes them)
+	@target/release/bench-counts $(if $(RENEW),--renew) $(if $(ONLY),--only $(ONLY))
 
 fuzz: tools-build ## Fuzz each target for a while (SECONDS=n each)
 	@fuzz/run $(SECONDS_PER_TARGET)
@@ -144,3 +148,6 @@ tools-test:
 
 tools-deployment:
 	@scripts/need $(BUILD_TOOLS) $(RUN_TOOLS) $(DEPLOYMENT_TOOLS)
+
+tools-counts:
+	@scripts/need $(BUILD_TOOLS) $(COUNT_TOOLS)
