@@ -6,7 +6,7 @@ use detector::clock::Millis;
 use detector::counters::Counters;
 use detector::flows::Flow;
 use detector::pending::Outcome;
-use detector::sessions::{PackedKey, Sessions};
+use detector::sessions::{Match, PackedKey, Sessions};
 use detector::worker::{Bounds, Endpoints, Exits, Shared, TestString, Worker};
 use etherparse::PacketBuilder;
 use packet::{Frame, Ip, Transport};
@@ -22,7 +22,7 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 /// Distinct frames: together far larger than the near caches.
-const FRAMES: usize = 64 * 1024;
+pub(crate) const FRAMES: usize = 64 * 1024;
 /// Frames that a source hands over at one time.
 const BURST: usize = 32;
 /// Bytes of each frame: a short segment, the shortest that links carry.
@@ -30,6 +30,8 @@ const FRAME: usize = 60;
 const SESSIONS: u32 = 100_000;
 /// Flows that are followed.
 const TRACKED: u32 = 100_000;
+/// Look-ups of one round, half of them of sessions.
+pub(crate) const LOOKUPS: u64 = 4000;
 
 /// Bytes from the start of one frame to that of the next: a cache line each.
 const STRIDE: usize = 64;
@@ -101,19 +103,25 @@ fn tracked_flow(i: u32) -> ([u8; 4], [u8; 4], u16) {
     (source.to_be_bytes(), destination.to_be_bytes(), (i >> 3) as u16)
 }
 
-/// A worker with 100,000 sessions that follows `tracked` flows.
-fn ours(frames: Frames, tracked: u32) -> Side {
-    let sessions = Arc::new(Sessions::new());
-    for i in 0..SESSIONS {
+/// This many sessions.
+fn sessions(count: u32) -> Sessions {
+    let sessions = Sessions::new();
+    for i in 0..count {
         sessions.upsert(&session_key(i), Duration::from_secs(3600), Millis(0));
     }
+    sessions
+}
+
+/// A worker with 100,000 sessions that follows `tracked` flows; one round is all frames.
+fn round(frames: Frames, tracked: u32) -> impl FnMut() {
+    let sessions = Arc::new(sessions(SESSIONS));
     let shared =
         Shared { sessions, filter: Arc::default(), counters: Arc::new(Counters::default()) };
     let mut worker = Worker::new(shared, 0, Bounds::default(), Closed);
     for (source, destination, port) in (0..tracked).map(tracked_flow) {
         worker.flows().start(&Flow::V4 { source, destination, port }, Millis(0));
     }
-    nanoseconds(FRAMES, move || {
+    move || {
         let mut frames = frames.iter();
         loop {
             let burst: [&[u8]; BURST] = std::array::from_fn(|_| frames.next().unwrap_or_default());
@@ -122,7 +130,32 @@ fn ours(frames: Frames, tracked: u32) -> Side {
             }
             worker.packets(&burst, Millis(1));
         }
-    })
+    }
+}
+
+fn ours(frames: Frames, tracked: u32) -> Side {
+    nanoseconds(FRAMES, round(frames, tracked))
+}
+
+/// Packets of no interest, as in the row of that name.
+pub(crate) fn uninteresting_round() -> impl FnMut() {
+    round(Frames::to(&[80, 443]), 0)
+}
+
+/// Packets to port 443 of flows that are not followed, as in the row of that name.
+pub(crate) fn untracked_round() -> impl FnMut() {
+    round(Frames::to(&[443]), TRACKED)
+}
+
+/// Looks up every session, and as many phantoms that have none.
+pub(crate) fn lookups() -> impl FnMut() {
+    let count = LOOKUPS as u32 / 2;
+    let sessions = sessions(count);
+    let keys: Vec<PackedKey> = (0..2 * count).map(|i| PackedKey::from(&session_key(i))).collect();
+    move || {
+        let found = keys.iter().filter(|key| sessions.lookup(**key, Millis(1)) == Match::Live);
+        assert_eq!(found.count(), count as usize, "a session was not found");
+    }
 }
 
 /// The reference's lookups: a text key per packet, twice for port 443, and there the set of

@@ -4,6 +4,7 @@
 //! A ratio below 1 means that ours costs less.
 #![forbid(unsafe_code)]
 
+pub mod counting;
 mod detector;
 mod dtls;
 mod flood;

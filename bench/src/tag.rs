@@ -6,7 +6,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use std::hint::black_box;
 
 /// Candidates that are checked together.
-const BATCH: usize = 64;
+pub(crate) const BATCH: usize = 64;
 /// Length of a typical record with a tag.
 const RECORD: usize = 600;
 
@@ -61,10 +61,18 @@ pub(crate) fn miss() -> Row {
 
 /// The same with AVX2, whatever else there is.
 pub(crate) fn miss_avx2() -> Result<Row, String> {
-    if !keys::Kernel::Avx2.is_available() {
-        return Err("a processor with AVX2".to_owned());
-    }
-    Ok(against_dalek(Some(keys::Kernel::Avx2)))
+    Ok(against_dalek(Some(avx2()?)))
+}
+
+/// The kernel of that name, or what is missing for it.
+pub(crate) fn avx2() -> Result<keys::Kernel, String> {
+    let kernel = keys::Kernel::Avx2;
+    if kernel.is_available() { Ok(kernel) } else { Err("a processor with AVX2".to_owned()) }
+}
+
+/// A batch of checks that fail, with this many keys.
+pub(crate) fn checks(keys: usize, kernel: Option<keys::Kernel>) -> impl FnMut() {
+    Setting::new(keys).check(kernel)
 }
 
 /// The same, one point after the other.
@@ -91,9 +99,9 @@ fn against_dalek(kernel: Option<keys::Kernel>) -> Row {
 /// What a second key adds to a check that fails, against the whole check with one key.
 pub(crate) fn second_key() -> Row {
     let kernel = keys::Kernel::detect();
-    let mut both = nanoseconds(BATCH, Setting::new(2).check(kernel));
-    let mut one = nanoseconds(BATCH, Setting::new(1).check(kernel));
-    let first = nanoseconds(BATCH, Setting::new(1).check(kernel));
+    let mut both = nanoseconds(BATCH, checks(2, kernel));
+    let mut one = nanoseconds(BATCH, checks(1, kernel));
+    let first = nanoseconds(BATCH, checks(1, kernel));
     Row {
         unit: "ns",
         baseline_name: "the check with one key",

@@ -163,12 +163,24 @@ fn they_look_on_and_no_consumer_loses_a_packet() {
         assert_eq!((packet.data[37], packet.data.len(), packet.length), (53, 40, 46));
     }
 
+    // A reader that has seen enough is no fault.
+    let words = ["-c", cluster.as_str(), "-n", "100000000"];
+    let mut dumping = bench.tool(ZDUMP, &words);
+    let mut dumping =
+        Process(dumping.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
+    dumping.0.stdout.take().unwrap().read_exact(&mut [0; 1000]).unwrap();
+    assert_eq!(dumping.0.wait().unwrap().code(), Some(0));
+    let mut said = String::new();
+    dumping.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(said, "");
+
     // Counting, as the reference writes it and as JSON.
     let (code, text, _) = bench.run(ZCOUNT, &["-c", &cluster, "--seconds", "2", "-t"]);
     assert_eq!(code, Some(0), "{text}");
     let last = text.lines().rev().take(2).collect::<Vec<_>>();
     assert!(last[0].starts_with("Actual Stats: ") && last[0].contains(" Gbps"), "{text}");
     assert!(last[1].contains(" pkts (0 drops) - "), "{text}");
+    assert!(!last[0].contains(" 0.00 pps"), "nothing came since: {text}");
     let (_, _, output) = bench.run(ZCOUNT, &["-c", &cluster, "--json", "-n", "1500", "--set", "0"]);
     let line = String::from_utf8(output.stdout).unwrap();
     let json: serde_json::Value = serde_json::from_str(line.lines().last().unwrap()).unwrap();

@@ -247,7 +247,9 @@ mod tests {
     /// Last byte and time of `count` frames.
     fn frames(source: &mut Replay, count: usize) -> Vec<(u8, u64)> {
         let mut out = Vec::new();
+        let start = Instant::now();
         while out.len() < count {
+            assert!(start.elapsed() < Duration::from_secs(30), "{} of {count}", out.len());
             let left = count - out.len();
             let mut each = |f: Frame<'_>| out.push((*f.data.last().unwrap(), f.timestamp));
             let burst = source.burst(left, Duration::from_millis(1), &mut each).unwrap();

@@ -632,6 +632,8 @@ impl Producer {
         if let Some(cycle) = Cycle::new(ring.slots(), &mut self.pool) {
             self.outlets[queue] = Some(Outlet::new(ring, cycle));
             self.attached |= 1 << queue;
+            // The new ring has no sign of life yet, whatever the others have.
+            self.beaten = 0;
         }
     }
 

@@ -31,7 +31,11 @@ impl Balancer {
 
     /// Attaches a consumer while the server answers.
     fn try_attach(&mut self, queue: u16) -> (Result<Consumer, AttachError>, Vec<Event>) {
-        let options = self.options(queue);
+        self.connect(self.options(queue))
+    }
+
+    /// Connects a consumer or the reader of a mirror while the server answers.
+    fn connect(&mut self, options: ConsumerOptions) -> (Result<Consumer, AttachError>, Vec<Event>) {
         let client = std::thread::spawn(move || Consumer::connect(options));
         let mut events = Vec::new();
         while !client.is_finished() {
@@ -294,16 +298,7 @@ fn monitor_gets_the_snapshot() {
 impl Balancer {
     /// Opens a mirror while the server answers.
     fn try_mirror(&mut self, reads: Reads) -> (Result<Consumer, AttachError>, Vec<Event>) {
-        let options = ConsumerOptions::sleeping(self.dir.path().to_owned(), 98, reads);
-        let client = std::thread::spawn(move || Consumer::connect(options));
-        let mut events = Vec::new();
-        while !client.is_finished() {
-            events.extend(self.poll());
-        }
-        for producer in &mut self.producers {
-            producer.tick();
-        }
-        (client.join().unwrap(), events)
+        self.connect(ConsumerOptions::sleeping(self.dir.path().to_owned(), 98, reads))
     }
 
     /// Sends packets `numbers` to `targets`, and to the mirrors of these.

@@ -1,6 +1,7 @@
 //! `zcount`: how many packets there are, once a second (`spec/ingest.md` 3.7).
 
 use std::io::{self, Write};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -40,7 +41,7 @@ pub struct Arguments {
 }
 
 /// What was counted.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Tally {
     seen: Seen,
     /// Bytes on the wire.
@@ -48,15 +49,13 @@ struct Tally {
 }
 
 impl Arguments {
-    /// Counts until it is told to end.
-    pub fn run(&self) -> Exit {
-        match self.count() {
-            Ok(()) => Exit::Ok,
-            Err(error) => {
-                eprintln!("zcount: {error}");
-                error.exit()
-            }
-        }
+    /// Parses the command line of this process and counts until it is told to end.
+    pub fn main() -> ExitCode {
+        super::main(Self::run)
+    }
+
+    fn run(&self) -> Exit {
+        super::outcome("zcount", self.count())
     }
 
     fn count(&self) -> Result<(), ViewError> {
@@ -79,7 +78,8 @@ impl Arguments {
             })?;
             now.seen = watch.seen();
             let elapsed = printed.elapsed();
-            if elapsed >= SECOND || !goes_on {
+            let is_last = !goes_on && (now != before || now.seen.packets == 0);
+            if (goes_on && elapsed >= SECOND) || is_last {
                 printed = Instant::now();
                 if self.json {
                     let line = json(&now, &before, elapsed);

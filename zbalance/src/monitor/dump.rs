@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use capture::pcapng::{LINK_ETHERNET, PcapngWriter, Record};
@@ -43,25 +44,23 @@ struct Dump {
 }
 
 impl Arguments {
-    /// Writes until it is told to end.
-    pub fn run(&self) -> Exit {
-        match self.dump() {
-            Ok(exit) => exit,
-            Err(error) => {
-                eprintln!("zdump: {error}");
-                error.exit()
-            }
-        }
+    /// Parses the command line of this process and writes until it is told to end.
+    pub fn main() -> ExitCode {
+        super::main(Self::run)
     }
 
-    fn dump(&self) -> Result<Exit, ViewError> {
-        let to_stdout = self.file == Path::new("-");
-        if to_stdout && io::stdout().is_terminal() {
+    fn run(&self) -> Exit {
+        if self.file == Path::new("-") && io::stdout().is_terminal() {
             eprintln!(
                 "zdump: standard output is a terminal: name a file with -w, or write to a program, e.g. | tshark -r -"
             );
-            return Ok(Exit::Usage);
+            return Exit::Usage;
         }
+        super::outcome("zdump", self.dump())
+    }
+
+    fn dump(&self) -> Result<(), ViewError> {
+        let to_stdout = self.file == Path::new("-");
         let stop = process::stop_on_signal().map_err(ViewError::System)?;
         let mut watch = self.view.open("zdump")?;
         let name =
@@ -89,7 +88,7 @@ impl Arguments {
         if seen.dropped > 0 {
             eprintln!("zdump: {} packets came faster than they were written", seen.dropped);
         }
-        Ok(Exit::Ok)
+        Ok(())
     }
 }
 

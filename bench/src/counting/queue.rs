@@ -1,6 +1,6 @@
 //! A queue with both of its ends in this process.
 
-use crate::Round;
+use super::Round;
 use shm::{Consumer, ConsumerOptions, Meta, Server, ServerOptions};
 use std::hint::black_box;
 use std::time::Duration;
