@@ -178,17 +178,21 @@ impl Link {
             Command::new(program).args([GENERATOR, self.from]).stdout(Stdio::null()).spawn();
         let mut child = Generating(child.map_err(|e| e.to_string())?);
         let before = self.arrived()?;
-        while self.arrived()? == before {
+        self.wait(&mut child, before + 1, Duration::from_micros(500))?;
+        let start = Instant::now();
+        self.wait(&mut child, before + wanted, Duration::from_millis(5))?;
+        Ok(start.elapsed())
+    }
+
+    /// Looks every `pause` whether as many frames have reached the other end.
+    fn wait(&self, child: &mut Generating, frames: u64, pause: Duration) -> Result<(), String> {
+        while self.arrived()? < frames {
             if let Some(status) = child.0.try_wait().map_err(|e| e.to_string())? {
                 return Err(format!("{GENERATOR}: {status}"));
             }
-            std::thread::sleep(Duration::from_micros(500));
+            std::thread::sleep(pause);
         }
-        let start = Instant::now();
-        while self.arrived()? < before + wanted {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        Ok(start.elapsed())
+        Ok(())
     }
 
     /// Frames that have reached the other end.

@@ -248,7 +248,8 @@ mod tests {
     #[test]
     fn what_is_said_round_trips() {
         let names = ["xdp:tap0@3", "tap0"];
-        let positions = names.map(|name| Said::Position(name.to_owned(), Position::Block(9)));
+        let position = Position::decode(&[1, 0, 0, 0, 9]).unwrap();
+        let positions = names.map(|name| Said::Position(name.to_owned(), position));
         for said in positions.into_iter().chain([Said::Consumers(40)]) {
             let bytes = said.encode();
             for len in 0..bytes.len() {

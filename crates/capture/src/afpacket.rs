@@ -15,11 +15,12 @@ use std::time::Duration;
 
 pub use bare::BarePacket;
 
+use crate::position::{Block, Blocks};
 use crate::{Burst, Frame, OpenError, Position, Source, Statistics};
 
-/// Size of a block, and number of blocks.
-const BLOCK: usize = 1 << 20;
-const BLOCKS: usize = 64;
+/// The ring. Every millisecond a block is handed over, full or not, so that it is many blocks that bridge a
+/// pause of the reader; the longest frame, with what stands before it, must fit into one.
+const BLOCKS: Blocks = Blocks { size: 256 << 10, count: 256 };
 /// Milliseconds after which the kernel hands over a block that is not full.
 const RETIRE_MS: u32 = 1;
 /// Nominal frame size; blocks hold frames of any length.
@@ -56,21 +57,20 @@ pub struct AfPacket {
 #[derive(Debug)]
 struct Ring {
     base: NonNull<u8>,
+    blocks: Blocks,
 }
 
 // SAFETY: the mapping belongs to this value alone and is not tied to a thread.
 unsafe impl Send for Ring {}
 
 impl Ring {
-    const LEN: usize = BLOCK * BLOCKS;
-
-    fn map(socket: &OwnedFd) -> io::Result<Self> {
+    fn map(socket: &OwnedFd, blocks: Blocks) -> io::Result<Self> {
         // SAFETY: a new mapping at an address that the kernel chooses; the length is that of the
         // ring that was set on the socket.
         let base = unsafe {
             libc::mmap(
                 ptr::null_mut(),
-                Self::LEN,
+                blocks.bytes(),
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_SHARED,
                 socket.as_raw_fd(),
@@ -80,12 +80,18 @@ impl Ring {
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        NonNull::new(base.cast()).map(|base| Self { base }).ok_or_else(io::Error::last_os_error)
+        let base = NonNull::new(base.cast()).ok_or_else(io::Error::last_os_error)?;
+        Ok(Self { base, blocks })
+    }
+
+    /// Offset of a block.
+    const fn start(&self, block: usize) -> usize {
+        block * self.blocks.size as usize
     }
 
     /// Status word of a block, shared with the kernel.
     fn status(&self, block: usize) -> &AtomicU32 {
-        let at = block * BLOCK + mem::offset_of!(libc::tpacket_block_desc, hdr);
+        let at = self.start(block) + mem::offset_of!(libc::tpacket_block_desc, hdr);
         // SAFETY: within the mapping, aligned to 8 bytes as blocks are aligned to pages; the first
         // word of the header is the status, and both sides access it atomically.
         unsafe { &*self.base.as_ptr().add(at).cast::<AtomicU32>() }
@@ -93,7 +99,7 @@ impl Ring {
 
     /// Header of a block that belongs to us.
     fn header(&self, block: usize) -> libc::tpacket_hdr_v1 {
-        let at = block * BLOCK + mem::offset_of!(libc::tpacket_block_desc, hdr);
+        let at = self.start(block) + mem::offset_of!(libc::tpacket_block_desc, hdr);
         // SAFETY: within the mapping and aligned; the block is ours, so the kernel does not write.
         unsafe { ptr::read(self.base.as_ptr().add(at).cast::<libc::tpacket_hdr_v1>()) }
     }
@@ -101,12 +107,12 @@ impl Ring {
     /// Bytes `offset..offset + len` of a block that belongs to us, `None` beyond its end.
     fn bytes(&self, block: usize, offset: usize, len: usize) -> Option<&[u8]> {
         let end = offset.checked_add(len)?;
-        if end > BLOCK {
+        if end > self.blocks.size as usize {
             return None;
         }
         // SAFETY: within the mapping; the block is ours, so the kernel does not write.
         Some(unsafe {
-            std::slice::from_raw_parts(self.base.as_ptr().add(block * BLOCK + offset), len)
+            std::slice::from_raw_parts(self.base.as_ptr().add(self.start(block) + offset), len)
         })
     }
 }
@@ -114,7 +120,7 @@ impl Ring {
 impl Drop for Ring {
     fn drop(&mut self) {
         // SAFETY: the mapping was made by `map` with this length and nothing refers to it any more.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), Self::LEN) };
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.blocks.bytes()) };
     }
 }
 
@@ -154,10 +160,10 @@ impl AfPacket {
     ) -> Result<Self, (OwnedFd, CString, &'static str, io::Error)> {
         let version = libc::tpacket_versions::TPACKET_V3 as libc::c_int;
         let request = libc::tpacket_req3 {
-            tp_block_size: BLOCK as u32,
-            tp_block_nr: BLOCKS as u32,
+            tp_block_size: BLOCKS.size,
+            tp_block_nr: BLOCKS.count,
             tp_frame_size: FRAME as u32,
-            tp_frame_nr: (BLOCK / FRAME * BLOCKS) as u32,
+            tp_frame_nr: BLOCKS.size / FRAME as u32 * BLOCKS.count,
             tp_retire_blk_tov: RETIRE_MS,
             tp_sizeof_priv: 0,
             tp_feature_req_word: 0,
@@ -172,7 +178,7 @@ impl AfPacket {
                 set(&socket, libc::PACKET_IGNORE_OUTGOING, &1i32)
                     .map_err(|cause| ("ignoring own frames", cause))
             })
-            .and_then(|()| Ring::map(&socket).map_err(|cause| ("mapping the ring", cause)))
+            .and_then(|()| Ring::map(&socket, BLOCKS).map_err(|cause| ("mapping the ring", cause)))
             .and_then(|ring| match promiscuous(&socket, index) {
                 Ok(()) => Ok(ring),
                 Err(cause) => Err(("promiscuous mode", cause)),
@@ -207,17 +213,17 @@ impl AfPacket {
     ///
     /// # Errors
     /// When it is no packet socket with a ring.
-    pub fn take_over(interface: &str, socket: OwnedFd, block: u32) -> Result<Self, OpenError> {
+    pub fn take_over(interface: &str, socket: OwnedFd, block: Block) -> Result<Self, OpenError> {
         let failed =
             |what| move |cause| OpenError::System { interface: interface.to_owned(), what, cause };
         let name = CString::new(interface)
             .map_err(|_| OpenError::NoInterface { interface: interface.to_owned() })?;
-        let ring = Ring::map(&socket).map_err(failed("mapping the ring"))?;
+        let ring = Ring::map(&socket, block.blocks).map_err(failed("mapping the ring"))?;
         Ok(Self {
             socket,
             interface: name,
+            block: block.number as usize % ring.blocks.count as usize,
             ring,
-            block: block as usize % BLOCKS,
             left: 0,
             offset: 0,
             tagged: Vec::new(),
@@ -240,7 +246,7 @@ impl AfPacket {
     fn return_block(&mut self) {
         fence(Ordering::Release);
         self.ring.status(self.block).store(libc::TP_STATUS_KERNEL, Ordering::Release);
-        self.block = (self.block + 1) % BLOCKS;
+        self.block = (self.block + 1) % self.ring.blocks.count as usize;
         self.left = 0;
     }
 
@@ -409,7 +415,8 @@ impl Source for AfPacket {
             }
             self.return_block();
         }
-        Some(Position::Block(u32::try_from(self.block).unwrap_or(0)))
+        let number = u32::try_from(self.block).unwrap_or(0);
+        Some(Position::Block(Block { number, blocks: self.ring.blocks }))
     }
 
     fn statistics(&mut self) -> Statistics {

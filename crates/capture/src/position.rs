@@ -3,12 +3,44 @@
 /// Where reading goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Position {
-    /// At this block of the ring of a packet socket.
-    Block(u32),
+    /// At a block of the ring of a packet socket.
+    Block(Block),
     /// The interface is gone; a packet socket waits for it.
     Absent,
     /// In the rings of AF_XDP sockets, which say themselves how far they were read.
     Rings(Rings),
+}
+
+/// A block of the ring of a packet socket, and of what kind that ring is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Block {
+    pub(crate) number: u32,
+    pub(crate) blocks: Blocks,
+}
+
+/// The blocks of a ring of a packet socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Blocks {
+    /// Bytes of each, a power of two.
+    pub(crate) size: u32,
+    pub(crate) count: u32,
+}
+
+impl Blocks {
+    /// What rings were made of before their blocks were named.
+    const UNNAMED: Self = Self { size: 1 << 20, count: 64 };
+    /// Bytes that a ring may have.
+    const MOST: u64 = 1 << 30;
+
+    /// Bytes of the ring.
+    pub(crate) const fn bytes(self) -> usize {
+        self.size as usize * self.count as usize
+    }
+
+    fn is_sound(self) -> bool {
+        let len = u64::from(self.size) * u64::from(self.count);
+        self.size.is_power_of_two() && self.size >= 4096 && (1..=Self::MOST).contains(&len)
+    }
 }
 
 /// Where the frames of AF_XDP sockets are.
@@ -28,11 +60,21 @@ impl Position {
     const BLOCK: u8 = 1;
     const ABSENT: u8 = 2;
     const RINGS: u8 = 3;
+    const BLOCK_OF: u8 = 4;
 
     /// The position as bytes: its kind, then its numbers in network byte order.
     pub fn encode(self) -> Vec<u8> {
         match self {
-            Self::Block(block) => [&[Self::BLOCK][..], &block.to_be_bytes()].concat(),
+            Self::Block(Block { number, blocks: Blocks::UNNAMED }) => {
+                [&[Self::BLOCK][..], &number.to_be_bytes()].concat()
+            }
+            Self::Block(Block { number, blocks }) => [
+                &[Self::BLOCK_OF][..],
+                &number.to_be_bytes(),
+                &blocks.size.to_be_bytes(),
+                &blocks.count.to_be_bytes(),
+            ]
+            .concat(),
             Self::Absent => vec![Self::ABSENT],
             Self::Rings(rings) => [
                 &[Self::RINGS][..],
@@ -49,7 +91,16 @@ impl Position {
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (kind, rest) = bytes.split_first()?;
         match *kind {
-            Self::BLOCK => Some(Self::Block(u32::from_be_bytes(rest.try_into().ok()?))),
+            Self::BLOCK => Self::block(u32::from_be_bytes(rest.try_into().ok()?), Blocks::UNNAMED),
+            Self::BLOCK_OF => {
+                let (number, rest) = rest.split_first_chunk()?;
+                let (size, rest) = rest.split_first_chunk()?;
+                let blocks = Blocks {
+                    size: u32::from_be_bytes(*size),
+                    count: u32::from_be_bytes(rest.try_into().ok()?),
+                };
+                Self::block(u32::from_be_bytes(*number), blocks)
+            }
             Self::ABSENT => rest.is_empty().then_some(Self::Absent),
             Self::RINGS => {
                 let (entries, rest) = rest.split_first_chunk()?;
@@ -67,6 +118,11 @@ impl Position {
             _ => None,
         }
     }
+
+    fn block(number: u32, blocks: Blocks) -> Option<Self> {
+        let sound = blocks.is_sound() && number < blocks.count;
+        sound.then_some(Self::Block(Block { number, blocks }))
+    }
 }
 
 #[cfg(test)]
@@ -76,7 +132,12 @@ mod tests {
     #[test]
     fn positions_round_trip_and_nothing_else_is_one() {
         let rings = Rings { entries: 64, frame_size: 2048, offset: 1 << 40, len: 3 << 33 };
-        for position in [Position::Block(77), Position::Absent, Position::Rings(rings)] {
+        let block =
+            |number, size, count| Position::Block(Block { number, blocks: Blocks { size, count } });
+        let blocks = [block(63, 1 << 20, 64), block(255, 1 << 18, 256)];
+        // As builds read it that know no other ring.
+        assert_eq!(blocks[0].encode(), [1, 0, 0, 0, 63]);
+        for position in [blocks[0], blocks[1], Position::Absent, Position::Rings(rings)] {
             let bytes = position.encode();
             assert_eq!(Position::decode(&bytes), Some(position));
             assert_eq!(Position::decode(&bytes[..bytes.len() - 1]), None);
@@ -84,6 +145,16 @@ mod tests {
         }
         let odd = Rings { entries: 63, ..rings };
         assert_eq!(Position::decode(&Position::Rings(odd).encode()), None);
-        assert_eq!(Position::decode(&[4]), None);
+        for unsound in [
+            block(64, 1 << 20, 64),
+            block(256, 1 << 18, 256),
+            block(0, 3 << 17, 16),
+            block(0, 1 << 11, 16),
+            block(0, 1 << 18, 0),
+            block(0, 1 << 31, 1 << 31),
+        ] {
+            assert_eq!(Position::decode(&unsound.encode()), None, "{unsound:?}");
+        }
+        assert_eq!(Position::decode(&[5]), None);
     }
 }

@@ -90,6 +90,13 @@ fn inside() {
         assert!(frame.ends_with(format!("{number:04}").as_bytes()), "frame {number}");
     }
 
+    // A reader that pauses for long at a low rate: a block is handed over for each of these.
+    for number in 0..150u32 {
+        send(format!("paused {number:04}").as_bytes());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert_eq!(read(&mut *tap, b"paused ", 150).len(), 150);
+
     // The kernel takes the outer tag off, whatever its type.
     for tpid in [[0x81, 0x00], [0x88, 0xa8]] {
         let mut frame = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1];
