@@ -299,7 +299,7 @@ impl Balancer {
         let plan = Plan::new(source, false, Pace::default()).map_err(said)?;
         options.working_set += plan.frames();
         let region = Region::new(&options).map_err(|e| e.to_string())?;
-        let input: Input = plan.open(source, &region.memory(0)).map_err(said)?;
+        let input: Input = plan.open(&region.memory(0)).map_err(said)?;
         let (mut server, mut producers) =
             Server::succeed(options, [5; 16], None, Some(region)).map_err(|e| e.to_string())?;
         let distribution = Distribution {

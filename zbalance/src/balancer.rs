@@ -257,6 +257,8 @@ mod tests {
             Ok(Burst::Frames(0))
         }
 
+        fn cease(&mut self) {}
+
         fn statistics(&mut self) -> Statistics {
             Statistics::default()
         }

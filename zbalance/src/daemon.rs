@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use packet::hash::SymmetricHash;
 use sandbox::Sandbox;
-use shm::{Event, Region, Server, ServerError, ServerOptions};
+use shm::{Event, Region, Server, ServerError, ServerOptions, Unread};
 use telemetry::admin::{self, Identification};
 use telemetry::output::{self, Format};
 use telemetry::process::{self, Exit, Signal, Signals};
@@ -31,8 +31,9 @@ use crate::terminal::{self, READY};
 
 /// Longest wait on the control socket.
 const POLL: Duration = Duration::from_millis(50);
-/// Time that consumers have to read what is queued at the end.
-const DRAIN: Duration = Duration::from_millis(200);
+/// Time that consumers have to read what is queued at the end, and for each step of that.
+const DRAIN: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(500);
 /// The same when they go on with a successor.
 const GIVEN: Duration = Duration::from_secs(2);
 /// Time that consumers have to attach before a capture file is played.
@@ -211,7 +212,11 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
         let (mut handed, consumers) = predecessor.finish()?;
         for (name, source) in sources.iter_mut().filter(|(_, source)| source.is_none()) {
             *source = Some(Input::Copied(match handed.remove(name) {
-                Some(handed) => capture::take_over(name, handed)?,
+                Some(handed) => {
+                    let source = capture::take_over(name, handed)?;
+                    log::say(format_args!("{name}: goes on where the predecessor was"));
+                    source
+                }
                 None => capture::open(name)?,
             }));
         }
@@ -370,7 +375,7 @@ fn open_sources(
     let mut sources = Vec::new();
     for (thread, (name, plan)) in (0..).zip(plans) {
         let source = match plan {
-            Some(plan) => Some(plan.open(name, &region.memory(thread))?),
+            Some(plan) => Some(plan.open(&region.memory(thread))?),
             None => None,
         };
         sources.push((name.clone(), source));
@@ -542,12 +547,14 @@ pub(crate) fn write_statistics(path: &Path, text: &str) {
 fn finish(mut server: Server, arguments: &Arguments, balancer: &Balancer, is_given: bool) {
     if is_given {
         // Consumers come to the successor when they have read what is queued here.
-        server.drain(GIVEN);
+        server.drain(GIVEN, GIVEN);
         print!("{}", balancer.snapshot().text());
         return;
     }
     process::stopping();
-    server.drain(DRAIN);
+    for Unread { queue, pid, descriptors } in server.drain(DRAIN, PAUSE) {
+        log::warn(format_args!("queue {queue}: consumer {pid} left {descriptors} buffers unread"));
+    }
     balancer.note(server.queues(), server.mirrors());
     leave(arguments, balancer);
 }

@@ -17,6 +17,11 @@ const BURST: usize = 64;
 const IDLE: Duration = Duration::from_millis(50);
 /// How often the kernel's drop counters are read.
 const COUNT: Duration = Duration::from_millis(500);
+/// Time that consumers have for what is left in a source at the end, and for making space in their queues.
+const REST: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_millis(500);
+/// Frames of one burst then: together they fit into half of a queue, in which there is space.
+const SMALL_BURST: usize = 16;
 /// Pause before a source that failed is opened again.
 const REOPEN: Duration = Duration::from_millis(500);
 
@@ -68,8 +73,8 @@ impl Ingest {
         self.source.supply(&mut self.producer);
     }
 
-    /// Reads and spreads until `stop` is set or the source ends. With `handing` set as well, returns where a
-    /// successor goes on with the source.
+    /// Reads and spreads until `stop` is set or the source ends; what has come until then is spread as well.
+    /// With `handing` set too, that is left to a successor, and where it goes on is returned.
     pub fn run(
         mut self,
         counters: &Counters,
@@ -78,27 +83,12 @@ impl Ingest {
     ) -> Option<Position> {
         let mut lost_before = 0;
         let mut counted = Instant::now();
+        let mut is_away = false;
         let timeout = if self.active { Duration::ZERO } else { IDLE };
         while !stop.load(Ordering::Relaxed) {
             counters.beat();
-            let (producer, spread) = (&mut self.producer, &mut self.spread);
-            let (mut first, mut filtered) = (true, 0);
-            let burst = self.source.burst(BURST, timeout, &mut |arrival| {
-                // A consumer that attached while this thread slept must get the first frame too.
-                if std::mem::take(&mut first) {
-                    producer.flush();
-                }
-                filtered += u64::from(!spread.send(arrival, producer));
-            });
-            if filtered > 0 {
-                counters.filtered.fetch_add(filtered, Ordering::Relaxed);
-            }
-            match burst {
-                Ok(Burst::Frames(0)) => self.producer.tick(),
-                Ok(Burst::Frames(n)) => {
-                    self.producer.flush();
-                    counters.received.fetch_add(n as u64, Ordering::Relaxed);
-                }
+            match self.burst(BURST, timeout, counters) {
+                Ok(Burst::Frames(_)) => {}
                 Ok(Burst::Ended) => {
                     self.producer.flush();
                     counters.ended.store(true, Ordering::Release);
@@ -113,9 +103,7 @@ impl Ingest {
                 }
                 Err(error) => {
                     log::notice(format_args!("{}: {error}; trying again", self.name));
-                    if !self.reopen(counters, &mut lost_before, stop) {
-                        return None;
-                    }
+                    is_away = !self.reopen(counters, &mut lost_before, stop);
                 }
             }
             if counted.elapsed() >= COUNT {
@@ -124,9 +112,71 @@ impl Ingest {
                 counters.dropped.store(dropped, Ordering::Relaxed);
             }
         }
-        let handed = handing.load(Ordering::Relaxed).then(|| self.hand_over(counters));
+        let handed = match handing.load(Ordering::Relaxed) {
+            true if is_away => None,
+            true => self.hand_over(counters),
+            false => {
+                self.drain(counters);
+                None
+            }
+        };
         self.producer.flush();
-        handed.flatten()
+        counters.dropped.store(lost_before + self.source.dropped(), Ordering::Relaxed);
+        handed
+    }
+
+    /// Spreads one burst of at most `max` frames and counts it.
+    fn burst(
+        &mut self,
+        max: usize,
+        timeout: Duration,
+        counters: &Counters,
+    ) -> std::io::Result<Burst> {
+        let (producer, spread) = (&mut self.producer, &mut self.spread);
+        let (mut first, mut filtered) = (true, 0);
+        let burst = self.source.burst(max, timeout, &mut |arrival| {
+            // A consumer that attached while this thread slept must get the first frame too.
+            if std::mem::take(&mut first) {
+                producer.flush();
+            }
+            filtered += u64::from(!spread.send(arrival, producer));
+        });
+        if filtered > 0 {
+            counters.filtered.fetch_add(filtered, Ordering::Relaxed);
+        }
+        match burst {
+            Ok(Burst::Frames(0)) => self.producer.tick(),
+            Ok(Burst::Frames(n)) => {
+                self.producer.flush();
+                counters.received.fetch_add(n as u64, Ordering::Relaxed);
+            }
+            Ok(Burst::Ended) | Err(_) => {}
+        }
+        burst
+    }
+
+    /// Spreads what the source has received before its end, no faster than consumers read it; those that take
+    /// too long lose packets, as ever.
+    fn drain(&mut self, counters: &Counters) {
+        self.source.cease();
+        let until = Instant::now() + REST;
+        let (mut is_late, mut crowded_since) = (false, None);
+        loop {
+            counters.beat();
+            self.producer.tick();
+            is_late |= Instant::now() >= until;
+            if self.producer.is_crowded() && !is_late {
+                is_late = crowded_since.get_or_insert_with(Instant::now).elapsed() >= PATIENCE;
+                std::thread::sleep(Duration::from_millis(1));
+                continue;
+            }
+            crowded_since = None;
+            match self.burst(SMALL_BURST, IDLE, counters) {
+                Ok(Burst::Frames(0)) if is_late => return,
+                Ok(Burst::Frames(_)) => {}
+                Ok(Burst::Ended) | Err(_) => return,
+            }
+        }
     }
 
     /// Spreads what was begun, and lets go of the source.

@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use capture::{Burst, Frame, Name, OpenError, Pace, Position, Replay, Source};
+use capture::{AfPacket, Burst, Frame, Name, OpenError, Pace, Position, Replay, Source};
 use capture::{Standby, Xdp, XdpName, XdpOptions};
 use shm::{Memory, Piece, Producer};
 
@@ -32,11 +32,16 @@ pub enum Arrival<'a> {
     InPlace(&'a mut [Piece], u64),
 }
 
-/// How the source that `name` names is opened.
+/// How a source is opened.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Plan {
-    /// By itself.
-    Alone,
+    /// An interface, through `AF_PACKET`.
+    Packet {
+        /// Its name.
+        interface: String,
+        /// Why not through AF_XDP, unless `AF_PACKET` is meant.
+        reason: Option<String>,
+    },
     /// As a recording.
     Recording(PathBuf, Pace),
     /// Through AF_XDP, with this much memory.
@@ -45,35 +50,32 @@ pub enum Plan {
         name: XdpName,
         /// Receive queues.
         queues: u32,
-        /// Without AF_XDP it is read through AF_PACKET.
+        /// Without AF_XDP in the driver it is read through `AF_PACKET`.
         optional: bool,
     },
 }
 
 impl Plan {
-    /// Decides over the source `text`, and says why an interface that may be read in any way is not read
-    /// through AF_XDP. `succeeding`: a predecessor reads it now and keeps it, so AF_XDP is not to be had. A
-    /// recording is played at `pace`.
+    /// Decides over the source `text`. `succeeding`: a predecessor reads it now and keeps it, so AF_XDP is not to
+    /// be had. A recording is played at `pace`.
     ///
     /// # Errors
     /// When the text names no source, or an interface that is not there.
     pub fn new(text: &str, succeeding: bool, pace: Pace) -> Result<Self, OpenError> {
+        let packet = |interface, reason| Ok(Self::Packet { interface, reason });
         let (name, optional) = match text.parse()? {
-            Name::Xdp(name) if succeeding => {
+            Name::Xdp(XdpName { interface, .. }) | Name::Auto(interface) if succeeding => {
                 let reason = "the predecessor does not hand it over; a restart brings AF_XDP back";
-                notice_packet(&name.interface, reason);
-                return Ok(Self::Alone);
+                return packet(interface, Some(reason.to_owned()));
             }
             Name::Xdp(name) => (name, false),
-            Name::Auto(_) if succeeding => return Ok(Self::Alone),
             Name::Auto(interface) => {
                 if let Some(reason) = capture::against_xdp(&interface)? {
-                    notice_packet(&interface, &reason.to_string());
-                    return Ok(Self::Alone);
+                    return packet(interface, Some(reason.to_string()));
                 }
                 (XdpName { interface, queue: None }, true)
             }
-            Name::Interface(_) => return Ok(Self::Alone),
+            Name::Interface(interface) => return packet(interface, None),
             Name::File(path) => return Ok(Self::Recording(path, pace)),
         };
         let queues = name.queues()?;
@@ -83,40 +85,51 @@ impl Plan {
     /// Frames that the source takes on loan.
     pub fn frames(&self) -> u32 {
         match self {
-            Self::Alone | Self::Recording(..) => 0,
+            Self::Packet { .. } | Self::Recording(..) => 0,
             Self::InPlace { queues, .. } => XdpOptions::for_queues(*queues).frames(*queues),
         }
     }
 
-    /// Opens the source, which `text` named, over `memory`.
+    /// Opens the source over `memory` and says how it is read, and why not in a better way.
     ///
     /// # Errors
     /// When it cannot be opened in any of the ways that are meant.
-    pub fn open(&self, text: &str, memory: &Memory) -> Result<Input, OpenError> {
-        let (name, queues, optional) = match self {
-            Self::InPlace { name, queues, optional } => (name, queues, optional),
+    pub fn open(&self, memory: &Memory) -> Result<Input, OpenError> {
+        match self {
+            Self::Packet { interface, reason } => packet(interface, reason.as_deref()),
             Self::Recording(path, pace) => {
-                return Ok(Input::Copied(Box::new(Replay::open(path, *pace)?)));
+                let replay = Replay::open(path, *pace)?;
+                let (path, format) = (path.display(), replay.format());
+                log::say(format_args!("{path}: recording, {format}, {pace}"));
+                Ok(Input::Copied(Box::new(replay)))
             }
-            Self::Alone => return Ok(Input::Copied(capture::open(text)?)),
-        };
-        match Xdp::open(name, XdpOptions::for_queues(*queues), memory) {
-            Ok(xdp) => {
-                log::say(format_args!("{}: {}", name.interface, xdp.attachment()));
-                Ok(Input::InPlace(Box::new(xdp)))
+            Self::InPlace { name, queues, optional } => {
+                let XdpName { interface, .. } = name;
+                let options = XdpOptions::for_queues(*queues);
+                let options = XdpOptions { generic: !optional, ..options };
+                match Xdp::open(name, options, memory) {
+                    Ok(xdp) => {
+                        log::say(format_args!("{interface}: {}", xdp.attachment()));
+                        Ok(Input::InPlace(Box::new(xdp)))
+                    }
+                    Err(error) if *optional => packet(interface, Some(&error.to_string())),
+                    Err(error) => Err(error),
+                }
             }
-            Err(error) if *optional => {
-                notice_packet(&name.interface, &error.to_string());
-                Ok(Input::Copied(capture::open(text)?))
-            }
-            Err(error) => Err(error),
         }
     }
 }
 
-/// Says why an interface is read through AF_PACKET.
-fn notice_packet(interface: &str, reason: &str) {
-    log::say(format_args!("{interface}: AF_PACKET; not AF_XDP: {reason}"));
+fn packet(interface: &str, reason: Option<&str>) -> Result<Input, OpenError> {
+    let source = AfPacket::open(interface)?;
+    say_packet(interface, reason);
+    Ok(Input::Copied(Box::new(source)))
+}
+
+/// Says that an interface is read through `AF_PACKET`, and why not through AF_XDP.
+fn say_packet(interface: &str, reason: Option<&str>) {
+    let why = reason.map(|reason| format!("; not AF_XDP: {reason}")).unwrap_or_default();
+    log::say(format_args!("{interface}: AF_PACKET, ring of {} MiB{why}", AfPacket::RING >> 20));
 }
 
 impl Input {
@@ -183,7 +196,8 @@ impl Input {
             Self::Absent(standby) => match standby.take().map(Standby::start) {
                 Some(Ok(source)) => {
                     *self = Self::Copied(Box::new(source));
-                    notice_packet(name, "the interface was gone; a restart brings AF_XDP back");
+                    let reason = "the interface was gone; a restart brings AF_XDP back";
+                    say_packet(name, Some(reason));
                 }
                 Some(Err((kept, error))) => {
                     *standby = Some(kept);
@@ -194,6 +208,16 @@ impl Input {
             Self::InPlace(_) => {}
         }
         Ok(true)
+    }
+
+    /// What has come by now is still handed out, then [`Input::burst`] says [`Burst::Ended`].
+    pub fn cease(&mut self) {
+        match self {
+            Self::Copied(source) => source.cease(),
+            Self::InPlace(xdp) => xdp.cease(),
+            // Its bursts are errors, which end it as well.
+            Self::Absent(_) => {}
+        }
     }
 
     /// Hands out what was begun and says where another process goes on; `None` when the source cannot be

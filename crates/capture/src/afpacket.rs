@@ -51,6 +51,8 @@ pub struct AfPacket {
     /// A frame with its VLAN tag put back.
     tagged: Vec<u8>,
     statistics: Statistics,
+    /// Blocks that are still read when the source has ceased.
+    last: Option<usize>,
 }
 
 /// The mapped ring.
@@ -97,6 +99,14 @@ impl Ring {
         unsafe { &*self.base.as_ptr().add(at).cast::<AtomicU32>() }
     }
 
+    /// Frames in a block, also while the kernel fills it: 0 when it has just begun one.
+    fn frames(&self, block: usize) -> u32 {
+        let header = mem::offset_of!(libc::tpacket_block_desc, hdr);
+        let at = self.start(block) + header + mem::offset_of!(libc::tpacket_hdr_v1, num_pkts);
+        // SAFETY: within the mapping and aligned; a number that the kernel may change meanwhile.
+        unsafe { &*self.base.as_ptr().add(at).cast::<AtomicU32>() }.load(Ordering::Acquire)
+    }
+
     /// Header of a block that belongs to us.
     fn header(&self, block: usize) -> libc::tpacket_hdr_v1 {
         let at = self.start(block) + mem::offset_of!(libc::tpacket_block_desc, hdr);
@@ -139,6 +149,9 @@ fn set<T>(socket: &OwnedFd, option: libc::c_int, value: &T) -> io::Result<()> {
 }
 
 impl AfPacket {
+    /// Bytes of the kernel's ring.
+    pub const RING: usize = BLOCKS.bytes();
+
     /// Opens `interface`, promiscuous; frames that the host itself sends are left out.
     ///
     /// # Errors
@@ -206,6 +219,7 @@ impl AfPacket {
             offset: 0,
             tagged: Vec::new(),
             statistics: Statistics::default(),
+            last: None,
         })
     }
 
@@ -228,12 +242,18 @@ impl AfPacket {
             offset: 0,
             tagged: Vec::new(),
             statistics: Statistics::default(),
+            last: None,
         })
+    }
+
+    /// The kernel has handed the block over.
+    fn is_ours(&self, block: usize) -> bool {
+        self.ring.status(block).load(Ordering::Acquire) & libc::TP_STATUS_USER != 0
     }
 
     /// Takes the next block when the kernel has handed it over.
     fn take_block(&mut self) -> bool {
-        if self.ring.status(self.block).load(Ordering::Acquire) & libc::TP_STATUS_USER == 0 {
+        if self.last == Some(0) || !self.is_ours(self.block) {
             return false;
         }
         let header = self.ring.header(self.block);
@@ -248,6 +268,16 @@ impl AfPacket {
         self.ring.status(self.block).store(libc::TP_STATUS_KERNEL, Ordering::Release);
         self.block = (self.block + 1) % self.ring.blocks.count as usize;
         self.left = 0;
+        self.last = self.last.map(|blocks| blocks.saturating_sub(1));
+    }
+
+    /// No block is left of those that are still read, or the kernel has put nothing into it.
+    fn has_ended(&mut self) -> bool {
+        let is_empty = |block| !self.is_ours(block) && self.ring.frames(block) == 0;
+        if self.last.is_some() && is_empty(self.block) {
+            self.last = Some(0);
+        }
+        self.last == Some(0)
     }
 
     /// Hands out the frame at the present offset; false when the block makes no sense.
@@ -366,6 +396,9 @@ impl Source for AfPacket {
     ) -> io::Result<Burst> {
         let mut count = 0;
         if self.left == 0 && !self.take_block() {
+            if self.has_ended() {
+                return Ok(Burst::Ended);
+            }
             self.wait(timeout)?;
             if !self.take_block() {
                 return Ok(Burst::Frames(0));
@@ -417,6 +450,13 @@ impl Source for AfPacket {
         }
         let number = u32::try_from(self.block).unwrap_or(0);
         Some(Position::Block(Block { number, blocks: self.ring.blocks }))
+    }
+
+    fn cease(&mut self) {
+        let all = self.ring.blocks.count as usize;
+        let ready = (0..all).take_while(|n| self.is_ours((self.block + n) % all)).count();
+        // The kernel fills the one behind those that it has handed over.
+        self.last = Some((ready + 1).min(all));
     }
 
     fn statistics(&mut self) -> Statistics {

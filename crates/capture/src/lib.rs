@@ -25,8 +25,8 @@ pub use position::Position;
 pub use replay::{Pace, Rate, Replay, ReplayError};
 pub use standby::Standby;
 pub use xdp::{
-    AgainstXdp, Attachment, BareXdp, Generator, Heir, Hook, PassThrough, Xdp, XdpName, XdpOptions,
-    against_xdp,
+    AgainstXdp, Attachment, BareXdp, Generator, Heir, Hook, PassThrough, Refusal, Xdp, XdpName,
+    XdpOptions, against_xdp,
 };
 
 /// One captured Ethernet frame, VLAN tags in place.
@@ -74,6 +74,10 @@ pub trait Source: Send + std::fmt::Debug {
         timeout: Duration,
         each: &mut dyn FnMut(Frame<'_>),
     ) -> io::Result<Burst>;
+
+    /// Ends the source: what has come by now is still handed out, then [`Source::burst`] says
+    /// [`Burst::Ended`]. A recording ends at once.
+    fn cease(&mut self);
 
     /// Counters since the source was opened.
     fn statistics(&mut self) -> Statistics;
@@ -154,6 +158,16 @@ pub enum OpenError {
         interface: String,
         /// What was attempted.
         what: &'static str,
+    },
+    /// The driver has no XDP hook, and only that one was wanted.
+    #[error(
+        "{interface}: its driver has no native XDP ({cause}); xdp:{interface} reads it in generic mode"
+    )]
+    NoNative {
+        /// Name of the interface.
+        interface: String,
+        /// What the kernel says.
+        cause: io::Error,
     },
     /// The interface has fewer receive queues.
     #[error("{interface}: there is no receive queue {queue}; it has {queues} (0 to {last})", last = queues - 1)]

@@ -128,6 +128,14 @@ fn u16_at(bytes: &[u8], at: usize, swapped: bool) -> u16 {
 }
 
 impl Recording {
+    /// The format of the file: `pcap` or `pcapng`.
+    pub const fn format(&self) -> &'static str {
+        match self.form {
+            Form::Classic { .. } => "pcap",
+            Form::Blocks { .. } => "pcapng",
+        }
+    }
+
     /// Reads a recording from `input`; `path` is its name in errors.
     ///
     /// # Errors

@@ -50,6 +50,17 @@ pub enum Rate {
     PerSecond(f64),
 }
 
+impl std::fmt::Display for Pace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.rate {
+            Rate::Fast => f.write_str("as fast as it is read")?,
+            Rate::Recorded(factor) => write!(f, "at {factor} times its own pace")?,
+            Rate::PerSecond(rate) => write!(f, "at {rate} packets a second")?,
+        }
+        f.write_str(if self.forever { ", again and again" } else { "" })
+    }
+}
+
 /// A recording as a source of Ethernet frames.
 ///
 /// Packets without Ethernet header get one with addresses of zero bytes.
@@ -58,6 +69,7 @@ pub struct Replay {
     path: PathBuf,
     recording: Recording,
     pace: Pace,
+    ceased: bool,
     frame: Pending,
     /// Times of the packets, and how they become moments.
     clock: Clock,
@@ -102,11 +114,17 @@ impl Replay {
             path: path.to_owned(),
             recording,
             pace,
+            ceased: false,
             frame: Pending::default(),
             clock: Clock::default(),
             failure: None,
             statistics: Statistics::default(),
         })
+    }
+
+    /// The format of the file: `pcap` or `pcapng`.
+    pub const fn format(&self) -> &'static str {
+        self.recording.format()
     }
 
     /// Reads the next frame; false at the end.
@@ -183,6 +201,9 @@ impl Source for Replay {
         timeout: Duration,
         each: &mut dyn FnMut(Frame<'_>),
     ) -> io::Result<Burst> {
+        if self.ceased {
+            return Ok(Burst::Ended);
+        }
         let end = Instant::now() + timeout;
         for n in 0..max {
             if self.frame.due.is_none() {
@@ -216,6 +237,10 @@ impl Source for Replay {
             each(Frame { data: bytes, timestamp: *time, truncated: *truncated });
         }
         Ok(Burst::Frames(max))
+    }
+
+    fn cease(&mut self) {
+        self.ceased = true;
     }
 
     fn statistics(&mut self) -> Statistics {

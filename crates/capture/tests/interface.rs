@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
-use capture::{Burst, OpenError, Source};
+use capture::{Burst, Frame, OpenError, Source};
 
 fn ip(line: &str) {
     let output = Command::new("ip").args(line.split_whitespace()).output().unwrap();
@@ -119,6 +119,27 @@ fn inside() {
 
     let statistics = tap.statistics();
     assert!(statistics.received >= 302 && statistics.dropped == 0, "{statistics:?}");
+
+    // What has come when a source ceases is handed out, also from the block that the kernel fills.
+    for count in [0, 1, 100] {
+        let mut ceasing = capture::open("afp:tap0").unwrap();
+        for number in 0..count {
+            send(format!("ceasing {number:04}").as_bytes());
+        }
+        let captured = ceasing.statistics().received;
+        ceasing.cease();
+        let (mut read, deadline) = (0, Instant::now() + Duration::from_secs(60));
+        let ended = |read: &mut u64, ceasing: &mut dyn Source| {
+            let each = &mut |_: Frame<'_>| *read += 1;
+            ceasing.burst(7, Duration::from_millis(20), each).unwrap() == Burst::Ended
+        };
+        while !ended(&mut read, &mut *ceasing) {
+            assert!(Instant::now() < deadline, "{read} of {captured}, and no end");
+        }
+        assert!(read >= captured && captured >= count.min(1), "{read} of {captured}");
+        send(b"too late");
+        assert!(ended(&mut read, &mut *ceasing));
+    }
 
     ip("link set tap0 down");
     let deadline = Instant::now() + Duration::from_secs(5);

@@ -12,7 +12,7 @@ use capture::{
 };
 use shm::{Producer, Server, ServerOptions};
 
-const SMALL: XdpOptions = XdpOptions { entries: 512, zero_copy: true };
+const SMALL: XdpOptions = XdpOptions { entries: 512, zero_copy: true, generic: true };
 
 fn ip(line: &str) {
     let output = Command::new("ip").args(line.split_whitespace()).output().unwrap();
@@ -97,7 +97,7 @@ fn inside() {
 
     // More packets than there are frames: each frame goes round.
     let mut xdp = Xdp::open(&name("tap0", None), SMALL, &memory).unwrap();
-    let attachment = xdp.attachment();
+    let attachment = xdp.attachment().clone();
     assert_eq!(
         (attachment.hook, attachment.zero_copy, attachment.queues),
         (Hook::Native, false, 2)

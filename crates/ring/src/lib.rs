@@ -40,7 +40,7 @@ pub use lending::{Loan, Memory, Piece};
 pub use monitor::monitor;
 pub use packed::Packed;
 pub use producer::{Meta, Producer, SendOutcome};
-pub use server::{Claim, Event, Region, Server, ServerOptions};
+pub use server::{Claim, Event, Region, Server, ServerOptions, Unread};
 pub use status::{MirrorStatus, QueueStatus, Totals};
 
 /// Path of the control socket of `cluster` in the folder `dir` (default `/run/conjure`).

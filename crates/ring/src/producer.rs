@@ -528,6 +528,13 @@ impl Producer {
         self.outlets.get(queue)?.as_ref().map(Outlet::outstanding)
     }
 
+    /// A consumer of a queue, as of the last look, has half of its ring or more to read or to give back.
+    pub fn is_crowded(&self) -> bool {
+        let queues = self.attached & !self.mirrors.iter().fold(0, |all, (bit, _)| all | bit);
+        let crowded = |o: &Outlet| o.outstanding() >= o.ring.slots() / 2;
+        bits(queues).any(|queue| self.outlets[queue].as_ref().is_some_and(crowded))
+    }
+
     /// Does what must be done regularly when no packets come: call it at least every 100 ms.
     pub fn tick(&mut self) {
         self.flush();

@@ -85,6 +85,17 @@ pub enum Event {
     },
 }
 
+/// What a consumer did not read before its queue was closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unread {
+    /// Global queue id.
+    pub queue: u32,
+    /// The consumer's process id; 0 from another PID namespace.
+    pub pid: u32,
+    /// Descriptors, of which a long packet has several.
+    pub descriptors: u64,
+}
+
 #[derive(Debug, Default)]
 struct Slot {
     holder: Option<Holder>,
@@ -285,20 +296,34 @@ impl Server {
         self.slots.iter().enumerate().skip(self.options.queues()).filter_map(read).collect()
     }
 
-    /// Lets consumers read what is queued, for at most `limit`, then closes the queues.
+    /// Lets consumers read what is queued, for at most `limit` and as long as one of those that have something
+    /// to read does so within every `pause`; then closes the queues. Returns what was left unread.
     ///
     /// Call it when the producers send no more.
-    pub fn drain(&mut self, limit: Duration) {
+    pub fn drain(&mut self, limit: Duration, pause: Duration) -> Vec<Unread> {
         self.draining = true;
         self.set_state(state::DRAINING);
-        let deadline = Instant::now() + limit;
-        let queues = self.options.queues();
-        // Nobody waits for who only looks on.
-        let is_drained = |slot: &Slot| slot.holder.as_ref().is_none_or(Holder::is_drained);
-        while Instant::now() < deadline && !self.slots[..queues].iter().all(is_drained) {
+        let (begun, mut left) = (Instant::now(), self.unread());
+        let mut moved = begun;
+        while !left.is_empty() && begun.elapsed() < limit && moved.elapsed() < pause {
             std::thread::sleep(Duration::from_millis(1));
+            let now = self.unread();
+            if now != left {
+                (left, moved) = (now, Instant::now());
+            }
         }
         self.set_state(state::CLOSED);
+        left
+    }
+
+    /// What consumers of queues have not read; nobody waits for who only looks on.
+    fn unread(&self) -> Vec<Unread> {
+        let of = |(queue, slot): (usize, &Slot)| {
+            let holder = slot.holder.as_ref().filter(|holder| !holder.is_drained())?;
+            let (queue, pid) = (queue as u32, holder.peer.pid);
+            Some(Unread { queue, pid, descriptors: holder.backlog() })
+        };
+        self.slots[..self.options.queues()].iter().enumerate().filter_map(of).collect()
     }
 
     fn holders(&self) -> impl Iterator<Item = &Holder> {

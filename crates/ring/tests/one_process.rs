@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use shm::{AttachError, Consumer, ConsumerOptions, ConsumerState, Event, Meta, Producer, Reads};
-use shm::{QueueStatus, Server, ServerError, ServerOptions};
+use shm::{QueueStatus, Server, ServerError, ServerOptions, Unread};
 
 const SHORT: Duration = Duration::from_millis(50);
 
@@ -278,8 +278,47 @@ fn draining_delivers_what_is_queued() {
         }
         read
     });
-    balancer.server.drain(Duration::from_secs(10));
+    let (limit, pause) = (Duration::from_secs(60), Duration::from_secs(10));
+    assert_eq!(balancer.server.drain(limit, pause), []);
     assert_eq!(reader.join().unwrap(), 100);
+}
+
+#[test]
+fn draining_ends_at_a_consumer_that_reads_no_more() {
+    let mut balancer = Balancer::new(&[1, 1], |_| {});
+    let consumer = balancer.attach(1);
+    for number in 0..5 {
+        balancer.producers[0].send(&packet(number, 60), &Meta::default(), 2);
+    }
+    balancer.producers[0].flush();
+    let left = balancer.server.drain(Duration::from_secs(60), Duration::from_millis(20));
+    let pid = std::process::id();
+    assert_eq!(left, [Unread { queue: 1, pid, descriptors: 5 }]);
+    drop(consumer);
+}
+
+#[test]
+fn a_queue_is_crowded_from_half_of_its_ring_on() {
+    let mut balancer = Balancer::new(&[1], |_| {});
+    assert!(!balancer.producers[0].is_crowded(), "nobody is there");
+    let mut consumer = balancer.attach(0);
+    let mirror = balancer.try_mirror(Reads::MirrorOfAll).0.unwrap();
+    for number in 0..64 {
+        assert!(!balancer.producers[0].is_crowded(), "{number} of 128");
+        let targets = balancer.producers[0].mirrored(1);
+        balancer.producers[0].send(&packet(number, 60), &Meta::default(), targets);
+    }
+    balancer.producers[0].flush();
+    assert!(balancer.producers[0].is_crowded());
+    let mut read = 0;
+    while read < 64 {
+        read += consumer.receive(SHORT).len();
+    }
+    consumer.release();
+    balancer.producers[0].tick();
+    // What a mirror holds is nobody's concern.
+    assert!(!balancer.producers[0].is_crowded());
+    drop(mirror);
 }
 
 #[test]

@@ -71,6 +71,18 @@ impl Source for Heir {
         }
     }
 
+    fn cease(&mut self) {
+        match &mut self.reading {
+            Reading::Rings(taken) => {
+                taken.ceased = true;
+                taken.sockets.iter_mut().for_each(Socket::cease);
+            }
+            Reading::Interface(source) => source.cease(),
+            // Nothing was read since the interface went away.
+            Reading::Absent(_) => {}
+        }
+    }
+
     fn statistics(&mut self) -> Statistics {
         let now = match &mut self.reading {
             Reading::Rings(taken) => taken.statistics(),
@@ -145,6 +157,8 @@ struct Taken {
     turn: usize,
     received: u64,
     too_long: u64,
+    /// What has not come by now is left alone.
+    ceased: bool,
     /// Losses of the predecessor.
     before: (u64, u64),
 }
@@ -172,6 +186,7 @@ impl Taken {
             turn: 0,
             received: 0,
             too_long: 0,
+            ceased: false,
             before,
         })
     }
@@ -191,6 +206,9 @@ impl Taken {
     ) -> io::Result<Burst> {
         let mut count = self.receive(max, each);
         if count == 0 {
+            if self.ceased {
+                return Ok(Burst::Ended);
+            }
             socket::wait(&self.sockets, timeout)?;
             count = self.receive(max, each);
         }

@@ -17,7 +17,7 @@ mod text;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use shm::{Loan, Memory, Piece};
 
@@ -37,6 +37,8 @@ use socket::{Binding, Socket};
 const MAX_QUEUES: u32 = 64;
 /// Packets that are loaded before they are looked at: the kernel wrote them on another processor.
 const AHEAD: u32 = 8;
+/// Time that the kernel may take to let go of sockets whose process is gone.
+const RELEASE: Duration = Duration::from_secs(2);
 /// Parts of one packet at most; a longer one is dropped.
 const MAX_PIECES: usize = 40;
 
@@ -68,6 +70,8 @@ pub struct XdpOptions {
     pub entries: u32,
     /// Try to have the driver write into our memory.
     pub zero_copy: bool,
+    /// Go through the hook behind the driver when the driver has none.
+    pub generic: bool,
 }
 
 impl XdpOptions {
@@ -75,7 +79,7 @@ impl XdpOptions {
     /// frames at most.
     pub fn for_queues(queues: u32) -> Self {
         let share = 32_768 / queues.clamp(1, MAX_QUEUES);
-        Self { entries: (1 << share.ilog2()).min(16_384), zero_copy: true }
+        Self { entries: (1 << share.ilog2()).min(16_384), zero_copy: true, generic: true }
     }
 
     /// Frames that `queues` receive queues use: what the kernel may hold in both rings of each.
@@ -85,7 +89,7 @@ impl XdpOptions {
 }
 
 /// How an interface is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attachment {
     /// Where the program runs.
     pub hook: Hook,
@@ -95,6 +99,19 @@ pub struct Attachment {
     pub fragments: bool,
     /// Receive queues that are read.
     pub queues: u32,
+    /// Entries of the rings of each.
+    pub entries: u32,
+    /// Better ways that were refused.
+    pub refused: Vec<Refusal>,
+}
+
+/// A way to read an interface that was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// `native` or `zero copy`.
+    pub way: &'static str,
+    /// What the kernel says.
+    pub cause: String,
 }
 
 impl fmt::Display for Attachment {
@@ -104,8 +121,12 @@ impl fmt::Display for Attachment {
             Hook::Generic => "generic",
         };
         let copy = if self.zero_copy { "zero copy" } else { "copy" };
-        write!(f, "AF_XDP, {hook}, {copy}, {} queue(s)", self.queues)?;
-        if self.fragments { Ok(()) } else { f.write_str(", no frames over one buffer") }
+        let Self { queues, entries, .. } = self;
+        write!(f, "AF_XDP, {hook}, {copy}, {queues} queue(s), rings of {entries}")?;
+        if !self.fragments {
+            f.write_str(", no frames over one buffer")?;
+        }
+        self.refused.iter().try_for_each(|Refusal { way, cause }| write!(f, "; not {way}: {cause}"))
     }
 }
 
@@ -172,6 +193,8 @@ pub struct Xdp {
     statistics: Statistics,
     /// Packets in more parts than there may be.
     too_long: u64,
+    /// What has not come by now is left alone.
+    ceased: bool,
 }
 
 impl Xdp {
@@ -202,8 +225,13 @@ impl Xdp {
         };
         let map = SocketMap::new(queues).map_err(failed("map of AF_XDP sockets"))?;
         let text = text::tap(&map);
+        let mut refused = Vec::new();
         let (program, hook) = match bpf::attach(&text, number, Hook::Native) {
+            Err(cause) if is_unsupported(&cause) && !options.generic => {
+                return Err(OpenError::NoNative { interface: interface.to_owned(), cause });
+            }
             Err(error) if is_unsupported(&error) => {
+                refused.push(Refusal { way: "native", cause: error.to_string() });
                 (bpf::attach(&text, number, Hook::Generic), Hook::Generic)
             }
             attached => (attached, Hook::Native),
@@ -211,9 +239,11 @@ impl Xdp {
         let program = program.map_err(failed("attaching an XDP program"))?;
         let first = wanted.start;
         let mut sockets: Vec<Socket> = Vec::new();
-        let (socket, binding) = bind_first(memory, options, number, first, hook, program.fragments)
-            .map_err(failed("binding an AF_XDP socket"))?;
+        let (socket, binding, causes) =
+            bind_first(memory, options, number, first, hook, program.fragments)
+                .map_err(failed("binding an AF_XDP socket"))?;
         sockets.push(socket);
+        refused.extend(causes);
         for queue in wanted.clone().skip(1) {
             let other = sockets.first();
             let socket = Socket::new(memory, options.entries, other)
@@ -230,6 +260,8 @@ impl Xdp {
             zero_copy: sockets.iter().all(Socket::is_zero_copy),
             fragments: binding.fragments,
             queues: sockets.len() as u32,
+            entries: options.entries,
+            refused,
         };
         Ok(Self {
             program,
@@ -245,12 +277,13 @@ impl Xdp {
             turn: 0,
             statistics: Statistics::default(),
             too_long: 0,
+            ceased: false,
         })
     }
 
     /// How the interface is read.
-    pub const fn attachment(&self) -> Attachment {
-        self.attachment
+    pub const fn attachment(&self) -> &Attachment {
+        &self.attachment
     }
 
     /// Receives into these frames from now on.
@@ -306,10 +339,19 @@ impl Xdp {
     ) -> io::Result<Burst> {
         let mut count = self.receive(max, each);
         if count == 0 {
+            if self.ceased {
+                return Ok(Burst::Ended);
+            }
             socket::wait(&self.sockets, timeout)?;
             count = self.receive(max, each);
         }
         Ok(Burst::Frames(count))
+    }
+
+    /// As [`Source::cease`](crate::Source::cease).
+    pub fn cease(&mut self) {
+        self.ceased = true;
+        self.sockets.iter_mut().for_each(Socket::cease);
     }
 
     fn receive(&mut self, max: usize, each: &mut dyn FnMut(&mut [Piece], u64)) -> usize {
@@ -390,7 +432,7 @@ impl Xdp {
     }
 }
 
-/// Binds the socket of the first queue as well as it can be.
+/// Binds the socket of the first queue as well as it can be; with what the driver refused.
 fn bind_first(
     memory: &Memory,
     options: XdpOptions,
@@ -398,21 +440,41 @@ fn bind_first(
     queue: u32,
     hook: Hook,
     fragments: bool,
-) -> io::Result<(Socket, Binding)> {
+) -> io::Result<(Socket, Binding, Option<Refusal>)> {
     let zero_copy = [options.zero_copy && hook == Hook::Native, false];
     let ways = zero_copy
         .into_iter()
         .flat_map(|zero_copy| [fragments, false].map(|fragments| Binding { zero_copy, fragments }));
     let mut last = io::Error::from_raw_os_error(libc::EOPNOTSUPP);
+    let mut refused = None;
     for binding in ways {
         let socket = Socket::new(memory, options.entries, None)?;
-        match socket.bind(interface, queue, binding, None) {
-            Ok(()) => return Ok((socket, binding)),
-            Err(error) if is_unsupported(&error) => last = error,
+        match bind_patiently(&socket, interface, queue, binding) {
+            Ok(()) => return Ok((socket, binding, refused)),
+            Err(error) if is_unsupported(&error) => {
+                if binding.zero_copy {
+                    refused = Some(Refusal { way: "zero copy", cause: error.to_string() });
+                }
+                last = error;
+            }
             Err(error) => return Err(error),
         }
     }
     Err(last)
+}
+
+/// Binds a socket, also when the queue is not free yet: the kernel lets go of sockets some time after the process
+/// that had them is gone.
+fn bind_patiently(socket: &Socket, interface: u32, queue: u32, binding: Binding) -> io::Result<()> {
+    let until = Instant::now() + RELEASE;
+    loop {
+        match socket.bind(interface, queue, binding, None) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            bound => return bound,
+        }
+    }
 }
 
 fn is_unsupported(error: &io::Error) -> bool {

@@ -171,6 +171,8 @@ pub(super) struct Socket {
     arrived: u32,
     filled: u32,
     used: u32,
+    /// What comes from now on is left alone.
+    ceased: bool,
     /// Memory is in use as long as the socket is; that of another process is kept by the kernel.
     _memory: Option<Memory>,
 }
@@ -227,7 +229,8 @@ impl Socket {
         let taken = receive.consumer().load(Ordering::Acquire);
         let filled = fill.producer().load(Ordering::Acquire);
         let used = fill.consumer().load(Ordering::Acquire);
-        Ok(Self { fd, receive, fill, taken, arrived: taken, filled, used, _memory: memory })
+        let (arrived, ceased) = (taken, false);
+        Ok(Self { fd, receive, fill, taken, arrived, filled, used, ceased, _memory: memory })
     }
 
     /// Binds the socket to a receive queue of an interface. `other` as for [`Socket::new`], which then
@@ -306,10 +309,16 @@ impl Socket {
     /// How many descriptors have come and were not taken.
     #[inline]
     pub(super) fn waiting(&mut self) -> u32 {
-        if self.arrived == self.taken {
+        if self.arrived == self.taken && !self.ceased {
             self.arrived = self.receive.producer().load(Ordering::Acquire);
         }
         self.arrived.wrapping_sub(self.taken)
+    }
+
+    /// Leaves alone what comes from now on.
+    pub(super) fn cease(&mut self) {
+        self.arrived = self.receive.producer().load(Ordering::Acquire);
+        self.ceased = true;
     }
 
     /// The descriptor number `n` of those waiting, `n` below [`Socket::waiting`].
