@@ -145,6 +145,10 @@ impl Descriptor {
     }
 }
 
+/// Feature of a queue region: frames come back in the order in which they were handed out, so that `rprod`
+/// alone says which, and return entries are neither written nor read.
+pub const RETURNS_IN_ORDER: u32 = 1;
+
 /// What the constant part of a queue region's header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
@@ -166,7 +170,7 @@ pub struct Header {
     pub head_room: u32,
     /// Link type as in pcap; 1 is Ethernet.
     pub link_type: u32,
-    /// Optional features; none is defined yet.
+    /// What of the following holds: [`RETURNS_IN_ORDER`].
     pub features: u32,
 }
 

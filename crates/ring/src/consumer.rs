@@ -156,6 +156,18 @@ struct Inlet {
     published: u64,
 }
 
+impl Inlet {
+    /// Names the frames of `descriptors`, which go back next; the balancer sees it when their number is
+    /// published.
+    fn name_returns(&self, descriptors: &[Descriptor], frame_size: u32) {
+        let mask = !(u64::from(frame_size) - 1);
+        self.ring.claim_returns(self.rprod + CLAIM_AHEAD, descriptors.len() as u64);
+        for (number, descriptor) in (self.rprod..).zip(descriptors) {
+            self.ring.return_entry(number).store(descriptor.address & mask, Ordering::Relaxed);
+        }
+    }
+}
+
 /// The burst that the caller looks at.
 #[derive(Debug)]
 struct Held {
@@ -512,27 +524,25 @@ impl Attachment {
         let inlet = &mut self.rings[index];
         let held = &mut self.burst;
         held.ring = index;
-        let frame_mask = !(u64::from(self.queue.header().frame_size) - 1);
         inlet.ring.prefetch_descriptors(inlet.cons, inlet.cons + ready as u64);
-        inlet.ring.claim_returns(inlet.rprod + CLAIM_AHEAD, ready as u64);
         let base = self.frames.base();
         let (mut words, mut span) = (0, Span::NONE);
         let mut done = 0;
         while done < ready {
             let descriptors = inlet.ring.descriptors(inlet.cons + done as u64, ready - done);
-            // Seen by the balancer when `release` publishes the index.
-            let returns = inlet.ring.returns(inlet.rprod + done as u64, descriptors.len());
-            let held = &mut held.descriptors[done..done + returns.len()];
-            for (([address, word], back), held) in descriptors.iter().zip(returns).zip(held) {
+            let held = &mut held.descriptors[done..done + descriptors.len()];
+            for ([address, word], held) in descriptors.iter().zip(held) {
                 let address = address.load(Ordering::Relaxed);
                 let word = word.load(Ordering::Relaxed);
                 prefetch(base.wrapping_add(address as usize));
-                back.store(address & frame_mask, Ordering::Relaxed);
                 *held = Descriptor::from_words(address, word);
                 words |= word;
                 span.add(address, held.len);
             }
-            done += returns.len();
+            done += descriptors.len();
+        }
+        if !self.queue.returns_in_order() {
+            inlet.name_returns(&held.descriptors[..ready], self.queue.header().frame_size);
         }
         let flags = Descriptor::from_words(0, words).flags;
         let sound = self.frames.spans(&span);

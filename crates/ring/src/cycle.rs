@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub(crate) const SHARED: u64 = 1;
 /// Entries of a new cycle. Short, so that its frames stay in the cache; it grows when a consumer
 /// falls behind.
-const FIRST: usize = 1024;
+pub(crate) const CYCLE: usize = 1024;
 /// Looks in a row that found most of a cycle unused, after which it is halved.
 const CALM: u32 = 64;
 /// Packets within which a consumer may return frames in another order.
@@ -84,7 +84,7 @@ impl Cycle {
     /// A cycle for a ring of `slots` descriptors, a power of two; `None` without free frames.
     pub(crate) fn new(slots: u64, pool: &mut Pool) -> Option<Self> {
         let most = slots as usize;
-        let from = pool.free.len().checked_sub(most.min(FIRST))?;
+        let from = pool.free.len().checked_sub(most.min(CYCLE))?;
         Some(Self { entries: pool.free.split_off(from), most, calm: 0 })
     }
 
@@ -132,7 +132,7 @@ impl Cycle {
     /// Notes how much of the cycle is in use and halves it when it has long been too long.
     #[inline]
     pub(crate) fn settle(&mut self, outstanding: Range<u64>, pool: &mut Pool) {
-        if self.entries.len() <= FIRST || outstanding.end - outstanding.start > self.len() / 4 {
+        if self.entries.len() <= CYCLE || outstanding.end - outstanding.start > self.len() / 4 {
             self.calm = 0;
             return;
         }
@@ -173,6 +173,36 @@ impl Cycle {
         entries.iter().zip(returned).take_while(is_back).count() as u64
     }
 
+    /// Takes `packets` back from `queue`, which returned their frames in order. They are outstanding.
+    pub(crate) fn pass(&mut self, packets: Range<u64>, queue: usize, pool: &mut Pool) {
+        let first = self.index(packets.start);
+        let count = (packets.end - packets.start) as usize;
+        let upto = self.entries.len().min(first + count);
+        let rest = &self.entries[..count - (upto - first)];
+        let any = |entries: &[u64]| entries.iter().fold(0, |all, entry| all | entry);
+        if (any(&self.entries[first..upto]) | any(rest)) & SHARED == 0 {
+            return;
+        }
+        for packet in packets {
+            let entry = self.entry(packet);
+            if entry & SHARED != 0 {
+                self.part(packet, queue, entry & !SHARED, pool);
+            }
+        }
+    }
+
+    /// Ends the part of `queue` in the shared `frame` of a packet; false when there is no other frame for its
+    /// entry.
+    fn part(&mut self, packet: u64, queue: usize, frame: u64, pool: &mut Pool) -> bool {
+        if pool.leave(frame, queue) {
+            self.set(packet, frame);
+            return true;
+        }
+        // Every frame that is not free is in a cycle, and this one is now in one cycle less, so
+        // there is a free one.
+        pool.free.pop().inspect(|own| self.set(packet, *own)).is_some()
+    }
+
     /// Takes packet `outstanding.start` back from `queue`, which returned `frame`. False when the
     /// queue does not hold that frame.
     pub(crate) fn take_back(
@@ -191,16 +221,7 @@ impl Cycle {
         let entry = self.entry(found);
         self.set(found, self.entry(first));
         self.set(first, entry);
-        if entry & SHARED == 0 {
-            return true;
-        }
-        if pool.leave(frame, queue) {
-            self.set(first, frame);
-            return true;
-        }
-        // Every frame that is not free is in a cycle, and this one is now in one cycle less, so
-        // there is a free one.
-        pool.free.pop().inspect(|own| self.set(first, *own)).is_some()
+        entry & SHARED == 0 || self.part(first, queue, frame, pool)
     }
 
     /// Gives everything up for `queue`, the outstanding packets too.
@@ -283,7 +304,7 @@ mod tests {
 
     #[test]
     fn a_shared_frame_is_free_when_its_last_holder_returns_it() {
-        let mut pool = pool(2 * FIRST + 1);
+        let mut pool = pool(2 * CYCLE + 1);
         let mut a = Cycle::new(SLOTS, &mut pool).unwrap();
         let mut b = Cycle::new(SLOTS, &mut pool).unwrap();
         let frame = a.entry(0);
@@ -300,6 +321,33 @@ mod tests {
         all(&pool, &[&a, &b]);
         assert!(b.take_back(0..1, 1, frame, &mut pool));
         assert_eq!(b.entry(0), frame);
+        all(&pool, &[&a, &b]);
+    }
+
+    #[test]
+    fn what_comes_back_by_number_leaves_every_shared_frame() {
+        let mut pool = pool(2 * CYCLE + 1);
+        let mut a = Cycle::new(SLOTS, &mut pool).unwrap();
+        let mut b = Cycle::new(SLOTS, &mut pool).unwrap();
+        // Across the end of the cycles, every third packet shared.
+        let packets = CYCLE as u64 - 50..CYCLE as u64 + 50;
+        let mut shared = Vec::new();
+        for packet in packets.clone().step_by(3) {
+            let frame = a.entry(packet);
+            pool.share(frame, 0b11);
+            a.set(packet, frame | SHARED);
+            pool.put(b.entry(packet));
+            b.set(packet, frame | SHARED);
+            shared.push((packet, frame));
+        }
+        a.pass(packets.clone(), 0, &mut pool);
+        assert!(a.entries.iter().all(|entry| entry & SHARED == 0));
+        assert!(shared.iter().all(|(packet, frame)| a.entry(*packet) != *frame), "b holds it");
+        all(&pool, &[&a, &b]);
+        let half = packets.start + 50;
+        b.pass(packets.start..half, 1, &mut pool);
+        b.pass(half..packets.end, 1, &mut pool);
+        assert!(shared.iter().all(|(packet, frame)| b.entry(*packet) == *frame));
         all(&pool, &[&a, &b]);
     }
 

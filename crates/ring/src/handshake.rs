@@ -13,6 +13,8 @@ pub(crate) const ANY_SET: u8 = 0xff;
 pub(crate) const ANY_QUEUE: u16 = 0xffff;
 /// Flag of a monitor's HELLO: packets are wanted, through a queue of its own, and not the balancer's state.
 const PACKETS: u32 = 1;
+/// Flag of a HELLO: frames will come back in the order in which they were handed out.
+const IN_ORDER: u32 = 2;
 
 /// Who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,12 +35,15 @@ pub(crate) struct Hello {
     pub(crate) role: Role,
     pub(crate) set: u8,
     pub(crate) queue: u16,
+    /// Frames come back in order, so that their number says which they are; an older balancer does not know
+    /// this and wants them named.
+    pub(crate) in_order: bool,
 }
 
 impl Hello {
-    /// The message of `role` for queue `queue` of `set`.
+    /// The message of `role` for queue `queue` of `set`, which returns frames in order.
     pub(crate) const fn new(role: Role, set: u8, queue: u16) -> Self {
-        Self { abi: ABI, min_abi: ABI, role, set, queue }
+        Self { abi: ABI, min_abi: ABI, role, set, queue, in_order: true }
     }
 
     pub(crate) fn encode(&self) -> [u8; 16] {
@@ -52,8 +57,9 @@ impl Hello {
         };
         out[9] = self.set;
         out[10..12].copy_from_slice(&self.queue.to_le_bytes());
-        let flags = if self.role == Role::Mirror { PACKETS } else { 0 };
-        out[12..].copy_from_slice(&flags.to_le_bytes());
+        let packets = if self.role == Role::Mirror { PACKETS } else { 0 };
+        let in_order = if self.in_order { IN_ORDER } else { 0 };
+        out[12..].copy_from_slice(&(packets | in_order).to_le_bytes());
         out
     }
 
@@ -70,7 +76,14 @@ impl Hello {
             2 => Role::Monitor,
             _ => return None,
         };
-        Some(Self { abi: u16_at(4), min_abi: u16_at(6), role, set: bytes[9], queue: u16_at(10) })
+        Some(Self {
+            abi: u16_at(4),
+            min_abi: u16_at(6),
+            role,
+            set: bytes[9],
+            queue: u16_at(10),
+            in_order: flags & IN_ORDER != 0,
+        })
     }
 }
 
@@ -168,9 +181,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn hello_survives(abi: u16, min_abi: u16, set: u8, queue: u16, role in 0..3) {
+        fn hello_survives(
+            abi: u16,
+            min_abi: u16,
+            set: u8,
+            queue: u16,
+            in_order: bool,
+            role in 0..3,
+        ) {
             let role = [Role::Consumer, Role::Monitor, Role::Mirror][role as usize];
-            let hello = Hello { abi, min_abi, role, set, queue };
+            let hello = Hello { abi, min_abi, role, set, queue, in_order };
             prop_assert_eq!(Hello::decode(&hello.encode()), Some(hello));
         }
 

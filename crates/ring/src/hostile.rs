@@ -49,9 +49,10 @@ impl Balancer {
         self.server.poll(Duration::from_millis(2), &mut |_| String::new())
     }
 
-    fn attacker(&mut self) -> Attacker {
+    /// An attacker that says how it returns frames.
+    fn attacker(&mut self, in_order: bool) -> Attacker {
         let path = self.server.path().to_owned();
-        let hello = Hello::new(Role::Consumer, ANY_SET, 0);
+        let hello = Hello { in_order, ..Hello::new(Role::Consumer, ANY_SET, 0) };
         let (socket, answer, fds) =
             self.until(move || connect_as(&path, hello, Duration::from_secs(5))).unwrap();
         let Answer::Welcome { producers, slots, .. } = answer else { panic!("{answer:?}") };
@@ -124,10 +125,13 @@ proptest! {
 
     /// Whatever one consumer writes, the balancer goes on and the other consumer gets everything.
     #[test]
-    fn lies_harm_only_the_liar(lies in proptest::collection::vec(lies(), 1..40)) {
+    fn lies_harm_only_the_liar(
+        lies in proptest::collection::vec(lies(), 1..40),
+        in_order: bool,
+    ) {
         let mut balancer = balancer();
         let mut victim = balancer.victim();
-        let mut attacker = balancer.attacker();
+        let mut attacker = balancer.attacker(in_order);
         for (number, lie) in (0u64..).zip(&lies) {
             for copy in 0..3 {
                 let packet = (number * 3 + copy).to_le_bytes();
@@ -144,7 +148,7 @@ proptest! {
             balancer.producer.tick();
             for event in balancer.poll() {
                 if matches!(event, Event::Detached { queue: 0, corrupt: true, .. }) {
-                    attacker = balancer.attacker();
+                    attacker = balancer.attacker(in_order);
                 }
             }
         }
@@ -166,7 +170,7 @@ proptest! {
 #[test]
 fn returning_what_one_does_not_hold_ends_the_connection() {
     let mut balancer = balancer();
-    let attacker = balancer.attacker();
+    let attacker = balancer.attacker(false);
     balancer.producer.send(b"packet", &Meta::default(), 1);
     balancer.producer.flush();
     tell(&attacker.ring, &Lie::Return(5 * 2048));
@@ -177,10 +181,52 @@ fn returning_what_one_does_not_hold_ends_the_connection() {
 }
 
 #[test]
+fn returning_more_than_one_holds_ends_the_connection() {
+    for (returned, is_sound) in [(0, true), (1, true), (2, false), (u64::MAX, false)] {
+        let mut balancer = balancer();
+        let attacker = balancer.attacker(true);
+        balancer.producer.send(b"packet", &Meta::default(), 1);
+        balancer.producer.flush();
+        tell(&attacker.ring, &Lie::Word(ring::RPROD, returned));
+        balancer.producer.tick();
+        let events = balancer.poll();
+        let parted = matches!(events[..], [Event::Detached { queue: 0, corrupt: true, .. }]);
+        assert_eq!(parted, !is_sound, "{returned}: {events:?}");
+        assert_eq!(balancer.producer.outstanding(0), is_sound.then_some(1 - returned % 2));
+    }
+}
+
+/// A consumer as it was before frames could be returned by their number alone.
+#[test]
+fn frames_that_are_named_come_back_in_any_order() {
+    let mut balancer = balancer();
+    let attacker = balancer.attacker(false);
+    let mut victim = balancer.victim();
+    for round in 0..5u8 {
+        for packet in 0..8 {
+            // Half of the frames are shared with another queue.
+            balancer.producer.send(&[round; 32], &Meta::default(), 1 | (packet & 1) << 1);
+        }
+        balancer.producer.flush();
+        let first = u64::from(round) * 8;
+        for packet in (first..first + 8).rev() {
+            let [address, _] = &attacker.ring.descriptors(packet, 1)[0];
+            tell(&attacker.ring, &Lie::Return(address.load(Ordering::SeqCst) & !2047));
+        }
+        assert_eq!(victim.receive(Duration::from_secs(5)).len(), 4);
+        victim.release();
+        balancer.producer.tick();
+        assert_eq!(balancer.producer.outstanding(0), Some(0));
+        assert!(balancer.poll().is_empty());
+    }
+    assert!(balancer.producer.all_free(), "a frame leaked");
+}
+
+#[test]
 fn nobody_has_processed_more_than_came() {
     let mut balancer = balancer();
     for (said, believed) in [(u64::MAX, 3), (u64::MAX, 6), (2, 8)] {
-        let attacker = balancer.attacker();
+        let attacker = balancer.attacker(true);
         for _ in 0..3 {
             balancer.producer.send(b"packet", &Meta::default(), 1);
         }

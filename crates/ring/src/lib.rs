@@ -9,6 +9,11 @@
 //! * A detector worker makes a [`Consumer`] and reads bursts of frames from it; the consumer
 //!   attaches again by itself when the balancer restarts.
 //!
+//! Two flags of a HELLO go beyond the design: a monitor's bit 0 asks for packets (a mirror), and bit 1 says
+//! that frames will come back in the order in which they were handed out. A balancer that knows bit 1 sets
+//! feature bit 0 of the queue region, and then the index of returns alone says which frames are back;
+//! otherwise each is named in the ring of returns.
+//!
 //! Neither side trusts an index that the other wrote: every one is checked before it is used.
 
 pub mod abi;

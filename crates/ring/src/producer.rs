@@ -129,7 +129,12 @@ impl Outlet {
         if count > self.outstanding() {
             return Err(0);
         }
-        self.ring.prefetch_returns(self.rcons, returned);
+        if self.ring.queue().returns_in_order() {
+            self.cycle.pass(self.rcons..returned, queue, pool);
+            self.rcons = returned;
+        } else {
+            self.ring.prefetch_returns(self.rcons, returned);
+        }
         while self.rcons != returned {
             let entries = self.ring.returns(self.rcons, (returned - self.rcons) as usize);
             let in_order = self.cycle.in_order(self.rcons, entries);

@@ -55,6 +55,11 @@ impl QueueMap {
         &self.header
     }
 
+    /// Frames come back in the order in which they were handed out, and are not named.
+    pub(crate) const fn returns_in_order(&self) -> bool {
+        self.header.features & abi::RETURNS_IN_ORDER != 0
+    }
+
     pub(crate) fn state(&self) -> &AtomicU32 {
         self.map.u32(header::STATE)
     }

@@ -11,7 +11,7 @@ use rustix::net::SocketFlags;
 use super::holder::Holder;
 use super::socket::{receive, send};
 use super::{Event, Server, Slot, header_of};
-use crate::abi::MAX_QUEUES;
+use crate::abi::{MAX_QUEUES, RETURNS_IN_ORDER};
 use crate::clock::coarse_now;
 use crate::handshake::{ABI, ANY_QUEUE, ANY_SET, Answer, Hello, MAX_MESSAGE, Refusal, Role};
 use crate::peer::Peer;
@@ -116,7 +116,7 @@ impl Server {
             }
             self.detach(queue, false, events);
         }
-        self.make(queue)
+        self.make(queue, hello)
     }
 
     /// Finds a mirror without reader for the queues of `hello`, which are one bit each in the answer.
@@ -152,7 +152,7 @@ impl Server {
         if self.slots[mirror].holder.is_some() {
             self.detach(mirror, false, events);
         }
-        Ok((mirror, watched, self.make(mirror)?))
+        Ok((mirror, watched, self.make(mirror, hello)?))
     }
 
     /// Refuses a queue that does not exist or is not of the set.
@@ -175,8 +175,11 @@ impl Server {
     }
 
     /// Makes the region of a ring for its next reader.
-    fn make(&self, ring: usize) -> Result<(Arc<QueueMap>, OwnedFd), Answer> {
-        let header = header_of(&self.options, self.instance, ring as u32, self.frames_len);
+    fn make(&self, ring: usize, hello: &Hello) -> Result<(Arc<QueueMap>, OwnedFd), Answer> {
+        let mut header = header_of(&self.options, self.instance, ring as u32, self.frames_len);
+        if hello.in_order {
+            header.features |= RETURNS_IN_ORDER;
+        }
         let (fd, map) = QueueMap::create(header, self.slots[ring].generation + 1)
             .map_err(|e| Answer::refuse(Refusal::Busy, 0, format!("no memory for queue: {e}")))?;
         map.consumer_heartbeat().store(coarse_now(), Ordering::Relaxed);
