@@ -10,10 +10,10 @@ use std::time::Duration;
 use handover::Host;
 use telemetry::admin;
 use telemetry::process::{self, Signal, Signals};
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use crate::daemon::Daemon;
+use crate::group::Group;
 use crate::setup::offset;
 use crate::succession::{self, Successor};
 
@@ -22,22 +22,22 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Time to hand the last messages to Redis at the end.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// How the daemon came to its listener.
+/// How long connections can come to a listener after the kernel sends no new ones there: their
+/// handshakes were under way.
+const STRAGGLERS: Duration = Duration::from_secs(5);
+
+/// How the daemon came to its listeners.
 #[derive(Debug)]
 pub enum Arrival {
     /// It is the only one.
-    First(TcpListener),
+    First(Group),
     /// A predecessor still accepts.
-    After(TcpListener, Successor),
+    After(Group, Successor),
 }
 
 impl Daemon {
     /// Takes the registrations of a predecessor over, and then its connections.
-    pub(crate) async fn follow(
-        &self,
-        listener: TcpListener,
-        predecessor: Successor,
-    ) -> io::Result<()> {
+    pub(crate) async fn follow(&self, group: Group, predecessor: Successor) -> io::Result<()> {
         let pipeline = Arc::clone(&self.station.pipeline);
         let records = predecessor.registrations()?;
         let count = records.len();
@@ -54,7 +54,7 @@ impl Daemon {
         for record in &rest.decided {
             pipeline.settle(record);
         }
-        self.accept(listener);
+        self.accept(group)?;
         if let Some(dtls) = pipeline.dtls.get() {
             dtls.succeed(rest.datagrams, &rest.paths)?;
         }
@@ -99,7 +99,7 @@ impl Daemon {
 
     /// Copies of everything that a successor goes on with.
     fn copies(&self) -> io::Result<Vec<(String, OwnedFd)>> {
-        let mut copies = std::mem::take(&mut *self.descriptors.lock());
+        let mut copies = self.group.get().map_or_else(|| Ok(Vec::new()), Group::copies)?;
         copies.push(("zmq".to_owned(), self.fan_in.listener().try_clone_to_owned()?));
         if let Some(dtls) = self.station.pipeline.dtls.get() {
             copies.extend(dtls.copies()?);
@@ -107,11 +107,28 @@ impl Daemon {
         Ok(copies)
     }
 
-    /// Leaves new connections and registrations to a successor.
-    pub(crate) fn stop_accepting(&self) {
-        if let Some(task) = self.accepting.lock().take() {
-            task.abort();
+    /// Leaves connections to a successor, which has `all` listeners or knows only of the first.
+    pub(crate) fn leave_listeners(&self, all: bool) {
+        match self.group.get() {
+            Some(group) if !all && group.size() > 1 => match group.leave_to_first() {
+                Ok(()) => {
+                    self.stragglers.store(true, Ordering::Relaxed);
+                    self.acceptors.stop_first();
+                }
+                Err(error) => {
+                    self.log.error(format_args!(
+                        "[HANDOVER] the successor knows one listener of {}: {error}",
+                        group.size()
+                    ));
+                    self.acceptors.stop();
+                }
+            },
+            _ => self.acceptors.stop(),
         }
+    }
+
+    /// Leaves new registrations to a successor.
+    pub(crate) fn stop_deciding(&self) {
         self.sources.stop();
         for task in self.tasks.lock().drain(..) {
             task.abort();
@@ -127,6 +144,9 @@ impl Daemon {
         let open = || self.station.pipeline.stats.proxy.open.value() > 0;
         let closing = async {
             self.fan_in.dismiss(FAREWELL).await;
+            if self.stragglers.load(Ordering::Relaxed) {
+                tokio::time::sleep(STRAGGLERS).await;
+            }
             while open() || self.station.pipeline.stats.connections.active.value() > 0 {
                 tokio::time::sleep(LOOK).await;
             }
@@ -143,7 +163,8 @@ impl Daemon {
     /// Stops taking work, gives open tunnels their grace, and tells detectors to forget.
     pub(crate) async fn end(&self) {
         self.log.info("closing all ingest threads");
-        self.stop_accepting();
+        self.acceptors.stop();
+        self.stop_deciding();
         let grace = *self.grace.lock();
         let deadline = tokio::time::Instant::now() + grace;
         let open = || self.station.pipeline.stats.proxy.open.value() > 0;

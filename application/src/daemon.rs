@@ -1,10 +1,11 @@
 //! From start to end: configuration, sockets, signals, reload (`spec/application.md` 2).
 
+use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bus::{Publisher, PublisherOptions, Subscriber, SubscriberOptions};
@@ -15,18 +16,19 @@ use telemetry::admin::{self, Identification};
 use telemetry::log::{self, Logger};
 use telemetry::process::{self, Exit, Reloads, Signal, Signals};
 use telemetry::{metrics, output, privacy};
-use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::task::JoinHandle;
 
+use crate::acceptors::{Acceptors, default_threads};
 use crate::arguments::Arguments;
 use crate::change_over::handover_socket;
+use crate::group::Group;
 use crate::ingest::{self, IngestQueue};
 use crate::opening::{self, Opened};
 use crate::setup::{level, listen_address, offset, variable};
 use crate::sources::{self, Sources};
 use crate::succession::Successor;
-use crate::{Station, chores, dtls, listener};
+use crate::{Station, chores, dtls};
 
 pub use crate::change_over::Arrival;
 pub use crate::listener::accept;
@@ -131,13 +133,13 @@ async fn serve(
     }
     let path = handover_socket();
     match phantoms {
-        Arrival::First(listener) => {
-            daemon.accept(listener);
+        Arrival::First(group) => {
+            daemon.accept(group)?;
             daemon.sources_connected(FIRST_SOURCES).await;
         }
-        Arrival::After(listener, predecessor) => {
+        Arrival::After(group, predecessor) => {
             daemon.sources_connected(ALL_SOURCES).await;
-            daemon.follow(listener, predecessor).await?;
+            daemon.follow(group, predecessor).await?;
         }
     }
     let mut superseded = daemon.wait_for_successor(&path);
@@ -191,9 +193,12 @@ pub struct Daemon {
     pub(crate) reloads: Reloads,
     pub(crate) log: Logger,
     pub(crate) fan_in: Arc<Publisher>,
-    pub(crate) accepting: Mutex<Option<AbortHandle>>,
+    pub(crate) acceptors: Acceptors,
+    /// Where phantom connections come in, once they are accepted.
+    pub(crate) group: OnceLock<Group>,
+    /// Whether connections may still come to listeners that the successor does not know.
+    pub(crate) stragglers: AtomicBool,
     pub(crate) draining: AtomicBool,
-    pub(crate) descriptors: Mutex<Vec<(String, OwnedFd)>>,
 }
 
 impl Daemon {
@@ -211,7 +216,7 @@ impl Daemon {
         let address = listen_address(&settings)?;
         let mut station = Station::new(&settings, policy, keys);
         let predecessor = match opened.predecessor {
-            Some(channel) => Some(Successor::begin(channel)?),
+            Some(channel) => Some(Successor::begin(channel, opened.several)?),
             None => None,
         };
         let (sessions, udp) = (settings.max_sessions, opened.udp);
@@ -238,13 +243,13 @@ impl Daemon {
             pipeline.announcer.redis().clear();
         }
 
-        let phantom_listener = match opened.tcp {
-            Some(tcp) => tcp.set_nonblocking(true).and_then(|()| TcpListener::from_std(tcp)),
-            None => listener::listen(address),
+        let acceptors = Acceptors::start(settings.accept_threads.unwrap_or_else(default_threads))?;
+        let group = match Group::inherited(opened.tcp)? {
+            Some(group) => Ok(group),
+            None => Group::open(address),
         };
-        let phantom_listener =
-            phantom_listener.map_err(|cause| StartError::Listen { address, cause })?;
-        let listening = phantom_listener.local_addr()?;
+        let group = group.map_err(|cause| StartError::Listen { address, cause })?;
+        let listening = group.address()?;
         let zmq = Logger::new("[ZMQ_PROXY] ");
         let fan_in = format!("ipc://@{}", settings.socket_name);
         let inherited = opened.fan_in.filter(|fan_in| is_named(fan_in, &settings.socket_name));
@@ -275,8 +280,8 @@ impl Daemon {
         let log = Logger::new("[REG] ");
         log.info(format_args!("[STARTUP] Listening on {listening}"));
         let arrival = match predecessor {
-            None => Arrival::First(phantom_listener),
-            Some(predecessor) => Arrival::After(phantom_listener, predecessor),
+            None => Arrival::First(group),
+            Some(predecessor) => Arrival::After(group, predecessor),
         };
         let daemon = Self {
             path,
@@ -292,9 +297,10 @@ impl Daemon {
             log,
             started: settings,
             fan_in,
-            accepting: Mutex::default(),
+            acceptors,
+            group: OnceLock::new(),
+            stragglers: false.into(),
             draining: false.into(),
-            descriptors: Mutex::default(),
         };
         if let Arrival::First(_) = &arrival {
             daemon.serve_sessions()?;
@@ -320,18 +326,22 @@ impl Daemon {
         all
     }
 
-    /// Accepts phantom connections from now on.
-    pub(crate) fn accept(&self, listener: TcpListener) {
-        if let Ok(copy) = listener.as_fd().try_clone_to_owned() {
-            self.descriptors.lock().push(("tcp".to_owned(), copy));
+    /// Accepts phantom connections from now on, with a listener for each thread.
+    pub(crate) fn accept(&self, mut group: Group) -> io::Result<()> {
+        let threads = self.acceptors.threads();
+        if let Err(error) = group.grow_to(threads) {
+            let count = group.size();
+            let text = format_args!("{threads} threads share {count} listeners: {error}");
+            self.log.warn(text);
         }
-        let task = tokio::spawn(listener::accept(listener, Arc::clone(&self.station)));
-        *self.accepting.lock() = Some(task.abort_handle());
+        let group = self.group.get_or_init(|| group);
+        self.acceptors.accept(group, &self.station)?;
         if let Some(dtls) = self.station.pipeline.dtls.get()
             && let Err(error) = dtls.succeed(None, &[])
         {
             self.log.error(format_args!("DTLS: {error}"));
         }
+        Ok(())
     }
 
     /// Serves the gRPC session channel unless it is turned off.

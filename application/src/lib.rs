@@ -2,10 +2,11 @@
 //! answers connections to phantoms and relays them to their coverts.
 //!
 //! A registration is read by [`intake`], goes through [`pipeline`] into the [`store`], and is
-//! announced by [`announce`]. A connection is accepted by [`listener`], recognised in
-//! [`connection`] and relayed by [`tunnel`].
+//! announced by [`announce`]. A connection comes to one [`group`] of sockets, is accepted by
+//! [`listener`] on one of the threads of [`acceptors`], recognised in [`connection`] and relayed by [`tunnel`].
 #![forbid(unsafe_code)]
 
+pub mod acceptors;
 pub mod announce;
 pub mod arguments;
 pub mod bound;
@@ -17,6 +18,7 @@ pub mod daemon;
 pub mod decisions;
 pub mod dtls;
 pub mod geoip;
+pub mod group;
 pub mod ingest;
 pub mod intake;
 pub mod lines;

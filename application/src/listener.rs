@@ -1,15 +1,19 @@
 //! Accepting phantom connections (`spec/application.md` 11.1 to 11.3).
 
 use std::io;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::net::{SocketFlags, acceptfrom_with};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use telemetry::log::Logger;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::TcpStream;
 
+use crate::throttle::Throttle;
 use crate::{Station, connection};
 
 /// Port of phantom connections.
@@ -23,15 +27,30 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// # Errors
 /// When the socket cannot be bound.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    bound(address, false)
+}
+
+/// Listens on `address` together with the listeners that are there, all of which have `SO_REUSEPORT`.
+///
+/// # Errors
+/// When the socket cannot be bound; also where a listener belongs to another user.
+pub fn join(address: SocketAddr) -> io::Result<TcpListener> {
+    bound(address, true)
+}
+
+fn bound(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
     socket.set_reuse_address(true)?;
+    if shared {
+        socket.set_reuse_port(true)?;
+    }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(somaxconn())?;
-    TcpListener::from_std(socket.into())
+    Ok(socket.into())
 }
 
 /// The wildcard of both families at [`PORT`].
@@ -80,26 +99,53 @@ pub fn original_destination(stream: &TcpStream) -> io::Result<SocketAddr> {
     }
 }
 
-/// Accepts for ever. Beyond the bound of sessions a connection waits in the kernel's queue, where
-/// it looks like any other connection to a busy host.
+/// Accepts for ever, from a listener that does not block. Beyond the bound of sessions a connection waits
+/// in the kernel's queue, where it looks like any other connection to a busy host.
 pub async fn accept(listener: TcpListener, station: Arc<Station>) {
     let log = Logger::new("[REG] ");
-    loop {
+    // The function is deprecated because it trusts any value to keep its descriptor open; a listener does.
+    #[allow(deprecated)]
+    let listener = match AsyncFd::with_interest(listener, Interest::READABLE) {
+        Ok(listener) => listener,
+        Err(error) => return log.error(format_args!("a listener accepts nothing: {error}")),
+    };
+    let throttle = Throttle::default();
+    // It fails only where the runtime ends.
+    while let Ok(mut ready) = listener.readable().await {
+        // After the wait: a listener to which nobody comes takes no place from the others.
         let Ok(permit) = station.sessions.enter().await else { return };
-        match listener.accept().await {
-            Ok((stream, peer)) => {
+        let error = match ready.try_io(|listener| take(listener.get_ref())) {
+            // Another thread was first.
+            Err(_would_block) => continue,
+            Ok(Ok((stream, peer))) => {
                 let station = Arc::clone(&station);
                 tokio::spawn(async move {
                     connection::serve(stream, peer, station).await;
                     drop(permit);
                 });
+                continue;
             }
-            Err(error) => {
-                let errors = &station.pipeline.stats.connections.accept_errors;
-                errors.fetch_add(1, Ordering::Relaxed);
-                log.error(format_args!("[ERROR] failed to AcceptTCP: {error}"));
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+            Ok(Err(error)) => error,
+        };
+        let errors = &station.pipeline.stats.connections.accept_errors;
+        errors.fetch_add(1, Ordering::Relaxed);
+        match throttle.take(Instant::now()) {
+            Some(0) => log.error(format_args!("[ERROR] failed to AcceptTCP: {error}")),
+            Some(n) => {
+                log.error(format_args!("[ERROR] failed to AcceptTCP: {error} ({n} more before)"));
             }
+            None => {}
         }
+        tokio::time::sleep(ACCEPT_PAUSE).await;
     }
+}
+
+/// The next connection that waits.
+fn take(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let (socket, peer) = acceptfrom_with(listener, flags)?;
+    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+    let stream = TcpStream::from_std(socket.into())?;
+    let peer = peer.map_or_else(|| stream.peer_addr(), Ok)?;
+    Ok((stream, peer))
 }

@@ -10,14 +10,17 @@ use sandbox::{Sandbox, SandboxError, User};
 use telemetry::admin;
 
 use crate::dtls::{StartError, TunEntries};
+use crate::group;
 
 /// What a privilege may be needed for, or a predecessor had.
 #[derive(Debug)]
 pub struct Opened {
     /// The tun device of the DTLS transport; its absence turns that transport off.
     pub entries: Result<TunEntries, StartError>,
-    /// The listener of phantom connections, when it is there already.
-    pub tcp: Option<TcpListener>,
+    /// The listeners of phantom connections that are there already.
+    pub tcp: Vec<TcpListener>,
+    /// Whether a predecessor had more than one, so that it asks whether all were taken.
+    pub several: bool,
     /// The socket of DTLS, when it is there already.
     pub udp: Option<UdpSocket>,
     /// The fan-in socket, when it is there already.
@@ -34,12 +37,15 @@ impl Opened {
         predecessor: Option<Channel>,
         address: SocketAddr,
     ) -> Self {
-        let tcp = inherited.take("tcp").map(TcpListener::from);
+        let mut tcp = group::take(&mut inherited);
+        let several = tcp.len() > 1;
         let udp = inherited.take("udp").map(UdpSocket::from);
+        // With another address in the configuration they are of no use.
+        tcp.retain(|tcp| tcp.local_addr().is_ok_and(|bound| bound == address));
         let opened = Self {
             entries: TunEntries::of_environment(|name| inherited.take(name)),
-            // With another address in the configuration they are of no use.
-            tcp: tcp.filter(|tcp| tcp.local_addr().is_ok_and(|bound| bound == address)),
+            tcp,
+            several,
             udp: udp.filter(|udp| udp.local_addr().is_ok_and(|bound| bound == address)),
             fan_in: inherited.take("zmq"),
             predecessor,

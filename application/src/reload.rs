@@ -72,6 +72,7 @@ fn read(path: &Path, phantoms: &Path) -> Result<Read, (PathBuf, String)> {
 fn waiting(old: &Application, new: &Application) -> Vec<&'static str> {
     [
         ("tcp_listen", old.tcp_listen != new.tcp_listen),
+        ("accept_threads", old.accept_threads != new.accept_threads),
         ("socket_name", old.socket_name != new.socket_name),
         ("session_socket", old.session_socket != new.session_socket),
         ("redis_url", old.redis_url != new.redis_url),

@@ -6,11 +6,15 @@
 //! | asks for descriptors                          | sends them                               |
 //! | `begin`                                       | leaves the fan-in socket, `begun`        |
 //! | hears every source itself, then `state`       | every registration, `end`                |
-//! | `ready N`                                     | accepts and decides nothing more: what   |
+//! | `ready N all`                                 | accepts and decides nothing more: what   |
 //! |                                               | became valid since `state`, `stopped`    |
 //! |                                               | with paths and a socket for their        |
 //! |                                               | datagrams                                |
 //! | accepts, reads the UDP socket                 | serves what is open for N seconds        |
+//!
+//! `all` stands for every listener, where there are several. A process that was built before there were
+//! several says only `ready N`, and takes the one that it knows; the old process then leaves no connection to the
+//! others.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -28,6 +32,8 @@ use crate::registration::Registration;
 
 /// Time that the new process may take for each step.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Ends the word `ready` where every one of several listeners was taken.
+const ALL: &str = " all";
 /// How long a tunnel of the old process may last when the new one does not say.
 const DRAIN: Duration = Duration::from_secs(3600);
 
@@ -35,18 +41,21 @@ const DRAIN: Duration = Duration::from_secs(3600);
 #[derive(Debug)]
 pub struct Successor {
     channel: Channel,
+    /// Whether the old process has several listeners, and so knows of `all`.
+    several: bool,
 }
 
 impl Successor {
-    /// Begins; from now on the fan-in socket is this process's.
+    /// Begins; from now on the fan-in socket is this process's. The old process has one listener or
+    /// `several`.
     ///
     /// # Errors
     /// When the old process breaks off.
-    pub fn begin(channel: Channel) -> io::Result<Self> {
+    pub fn begin(channel: Channel, several: bool) -> io::Result<Self> {
         channel.patience(Some(PATIENCE))?;
         channel.send(b"begin", &[])?;
         expect(&channel, b"begun")?;
-        Ok(Self { channel })
+        Ok(Self { channel, several })
     }
 
     /// Every registration of the old process.
@@ -70,7 +79,8 @@ impl Successor {
     /// # Errors
     /// When the old process breaks off.
     pub fn finish(self) -> io::Result<Rest> {
-        self.channel.send(format!("ready {}", drain().as_secs()).as_bytes(), &[])?;
+        let all = if self.several { ALL } else { "" };
+        self.channel.send(format!("ready {}{all}", drain().as_secs()).as_bytes(), &[])?;
         let mut rest = Rest::default();
         loop {
             let (message, descriptors) = self.channel.receive()?;
@@ -148,9 +158,12 @@ fn converse(daemon: &Arc<Daemon>, channel: &Channel) -> io::Result<Duration> {
     channel.send(b"end", &[])?;
     let (message, _) = channel.receive()?;
     let left = String::from_utf8_lossy(&message);
-    let left = left.strip_prefix("ready ").and_then(|text| text.parse().ok());
-    let left = Duration::from_secs(left.ok_or(io::ErrorKind::InvalidData)?);
-    daemon.stop_accepting();
+    let left = left.strip_prefix("ready ").ok_or(io::ErrorKind::InvalidData)?;
+    let (left, all) = left.strip_suffix(ALL).map_or((left, false), |left| (left, true));
+    let left = left.parse().map_err(|_| io::ErrorKind::InvalidData)?;
+    let left = Duration::from_secs(left);
+    daemon.leave_listeners(all);
+    daemon.stop_deciding();
     let decided = records(&pipeline.decisions.leave());
     for message in Records::encode(&decided, MAX_MESSAGE - 1) {
         channel.send(&[b"r", &*message].concat(), &[])?;

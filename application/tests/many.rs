@@ -170,19 +170,23 @@ async fn a_thousand_obfs4_tunnels_move_every_byte() {
 /// The tests count descriptors of the process: they take turns.
 static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
+/// A listener at `address` whose queue holds all of them: a full one makes the kernel reset connections.
+fn queue(address: Ipv4Addr) -> TcpListener {
+    TcpListener::from_std(listen((address, 0).into()).unwrap()).unwrap()
+}
+
 async fn many(transport: Transport) {
     let _turn = TURN.lock().await;
     telemetry::process::raise_nofile_limit();
     let station = station();
-    // Queues that hold all of them: a full one makes the kernel reset connections.
-    let covert = listen(([127, 0, 0, 1], 0).into()).unwrap();
+    let covert = queue(Ipv4Addr::LOCALHOST);
     let covert_address = covert.local_addr().unwrap();
     tokio::spawn(echo(covert));
     for number in 0..TUNNELS {
         station.pipeline.handle(&registration(number, transport, covert_address)).await;
     }
     assert_eq!(station.pipeline.store.count(PHANTOM.into()) as usize, TUNNELS);
-    let listener = listen((PHANTOM, 0).into()).unwrap();
+    let listener = queue(PHANTOM);
     let phantom = listener.local_addr().unwrap();
     let serving = Arc::clone(&station);
     tokio::spawn(async move {

@@ -128,7 +128,7 @@ fn grown(transport: Transport, few: u64, many: u64, heap: Heap) -> Result<i64, S
         Transport::Dtls => (station::listen_dtls()?, None),
         _ => {
             let listener = listener::listen(listener::default_address()).map_err(failed)?;
-            (station::patient()?, Some(listener.into_std().map_err(failed)?))
+            (station::patient()?, Some(listener))
         }
     };
     drop(inside);
@@ -227,10 +227,7 @@ impl Table {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
         if let Some(listener) = listener {
-            let inside = runtime.enter();
-            let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
-            tokio::spawn(accept(listener, Arc::clone(&station)));
-            drop(inside);
+            runtime.spawn(accept(listener, Arc::clone(&station)));
         }
         let clients = Clients::start(covert).map_err(failed)?;
         Ok(Self { runtime, station, transport, covert, clients })

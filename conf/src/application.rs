@@ -171,6 +171,8 @@ pub struct Application {
     pub liveness_max_inflight: Option<usize>,
     /// Addresses of the phantom listener.
     pub tcp_listen: Option<String>,
+    /// Threads that serve connections to phantoms.
+    pub accept_threads: Option<usize>,
     /// Sessions at one time.
     pub max_sessions: Option<usize>,
     /// Time given to sessions at shutdown.
@@ -248,6 +250,7 @@ impl Application {
             covert_resolve_timeout: duration(t, "covert_resolve_timeout"),
             liveness_max_inflight: t.integer("liveness_max_inflight", 1..=1_000_000),
             tcp_listen: t.string("tcp_listen").filter(|s| !s.is_empty()),
+            accept_threads: t.integer("accept_threads", 1..=32),
             max_sessions: t.integer("max_sessions", 1..=100_000_000),
             shutdown_grace: duration(t, "shutdown_grace"),
             max_registrations: t.integer("max_registrations", 1..=100_000_000),

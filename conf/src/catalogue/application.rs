@@ -217,6 +217,12 @@ pub const APPLICATION: &[Setting] = &[
     ),
     setting("tcp_listen", Text, Meaning("[::]:41245"), "ADDRESS:PORT of the phantom listener."),
     setting(
+        "accept_threads",
+        Integer(1, 32),
+        Meaning("one for each processor, 32 at most"),
+        "Threads that serve connections to phantoms, each with a listener of its own on the port.",
+    ),
+    setting(
         "max_sessions",
         Integer(1, 100_000_000),
         Meaning("no limit"),

@@ -9,6 +9,7 @@
 #![deny(unsafe_code)]
 
 mod channel;
+pub mod group;
 mod host;
 mod inherited;
 pub mod manager;

@@ -1,6 +1,8 @@
-//! The application as a service manager runs it: a restart with kept descriptors refuses nobody, and a
-//! process that was started as root becomes the user that it is told to become. Runs in a network namespace of
-//! its own.
+//! The application as a service manager runs it: a restart with kept descriptors refuses nobody, a process that was
+//! started as root becomes the user that it is told to become, and one process follows another on the same port.
+//! Runs in a network namespace of its own.
+
+mod succession;
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
@@ -11,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use handover::manager::Manager;
 use rustix::process::{Pid, Signal, kill_process};
-use signalling::station::{StatusRequest, status_reply::Detail};
+use signalling::station::{ApplicationStatus, StatusRequest, status_reply::Detail};
 use telemetry::admin;
 
 /// Nothing here takes longer on a busy machine; it is no measurement.
@@ -53,7 +55,7 @@ fn files(dir: &Path) {
     std::fs::write(dir.join("phantoms.toml"), phantoms).unwrap();
     let text = format!(
         "log_level = \"error\"\nenable_v4 = true\nsocket_name = \"zmq-proxy\"\nredis_url = \"\"\n\
-         tcp_listen = \"{}\"\n",
+         tcp_listen = \"{}\"\naccept_threads = 3\n",
         address()
     );
     std::fs::write(dir.join("app.toml"), text).unwrap();
@@ -84,8 +86,8 @@ fn end(mut child: Child) {
     assert!(child.wait().unwrap().success());
 }
 
-/// Phantom connections that the application has accepted.
-fn accepted(dir: &Path) -> u64 {
+/// What an operator sees of the application.
+fn status(dir: &Path) -> ApplicationStatus {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let socket = admin::socket_path(&dir.join("ipc"), "application", 0);
     let reply = runtime.block_on(async {
@@ -93,7 +95,22 @@ fn accepted(dir: &Path) -> u64 {
         client.status(StatusRequest {}).await.unwrap().into_inner()
     });
     let Some(Detail::Application(status)) = reply.detail else { panic!("another daemon") };
+    status
+}
+
+/// Phantom connections that the application has accepted.
+fn accepted(dir: &Path) -> u64 {
+    let status = status(dir);
     status.connections.iter().find(|count| count.name == "accepted").unwrap().value
+}
+
+/// Waits until `holds`.
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !holds() {
+        assert!(begin.elapsed() < LIMIT, "still not: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 fn restart() {
@@ -104,7 +121,7 @@ fn restart() {
     let first = start(&mut manager, dir, |_| {});
     let mut names: Vec<String> = manager.names().into_iter().map(str::to_owned).collect();
     names.sort();
-    assert_eq!(names, ["tcp", "tun1", "udp", "zmq"]);
+    assert_eq!(names, ["tcp", "tcp.1", "tcp.2", "tun1", "udp", "zmq"]);
     end(first);
     // Nobody accepts now; the kernel does, and the device is still there.
     let mut early = TcpStream::connect(address()).unwrap();
@@ -117,11 +134,7 @@ fn restart() {
     assert!(device.unwrap().success());
 
     let second = start(&mut manager, dir, |_| {});
-    let begin = Instant::now();
-    while accepted(dir) != 1 {
-        assert!(begin.elapsed() < LIMIT, "the waiting connection was not accepted");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    until("the waiting connection is accepted", || accepted(dir) == 1);
     let mut after: Vec<String> = manager.names().into_iter().map(str::to_owned).collect();
     after.sort();
     assert_eq!(after, names, "kept once each");
