@@ -59,6 +59,8 @@ pub struct Station {
     pub hash_mode: Mode,
     /// zbalance takes tunnel headers off (`CJ_DECAP`).
     pub decap: bool,
+    /// The kernel drops what no detector needs (`CJ_PREFILTER`).
+    pub prefilter: bool,
     /// Statistics period of the detector (`CJ_LOG_INTERVAL`).
     pub log_interval: Duration,
     /// Station key: file or folder (`CJ_PRIVKEY`).
@@ -143,6 +145,10 @@ impl Reader<'_> {
             self.variables.filled("CJ_DNAT_TUN").map_or(placement.dnat_tun(), str::to_owned);
         let list = self.variables.filled("CJ_IFACE").unwrap_or_default();
         let interfaces = list.split(',').map(str::trim).filter(|i| !i.is_empty());
+        let hash_mode = self.hash_mode();
+        let decap = self.optional("CJ_DECAP", "true or false") == Some(Flag(true));
+        let gre_offset = self.number("PARSE_GRE_OFFSET", 0, 0..=65_535);
+        let prefilter = self.prefilter(hash_mode, decap, gre_offset);
         Station {
             two_queue_sets: self.variables.value("N_QUEUE_SETS") != Some("1"),
             cluster_id: self.number("CJ_CLUSTER_ID", 98, 0..=u32::MAX),
@@ -150,8 +156,9 @@ impl Reader<'_> {
             interfaces: interfaces.map(str::to_owned).collect(),
             backend: self.backend(),
             ingest_cores: self.ingest_cores(),
-            hash_mode: self.hash_mode(),
-            decap: self.optional("CJ_DECAP", "true or false") == Some(Flag(true)),
+            hash_mode,
+            decap,
+            prefilter,
             log_interval: Duration::from_secs(self.number("CJ_LOG_INTERVAL", 5, 0..=86_400)),
             privkey: self.path("CJ_PRIVKEY"),
             zmq_privkey: self.variables.filled("ZMQ_PRIVKEY").map(PathBuf::from),
@@ -162,7 +169,7 @@ impl Reader<'_> {
             ),
             phantom_subnets: self.path("PHANTOM_SUBNET_LOCATION"),
             log_client_ip: self.log_client_ip(),
-            gre_offset: self.number("PARSE_GRE_OFFSET", 0, 0..=65_535),
+            gre_offset,
             path: self.path("CJ_PATH"),
             ip4: self.address("IP4_ADDR", "CJ_IP4_ADDR", Ipv4Addr::LOCALHOST, "an IPv4 address"),
             ip6: self.address("IP6_ADDR", "CJ_IP6_ADDR", Ipv6Addr::LOCALHOST, "an IPv6 address"),
@@ -224,6 +231,22 @@ impl Reader<'_> {
                 Mode::Ip
             }
         }
+    }
+
+    /// What a tunnel carries is neither TCP nor UDP to the kernel.
+    fn prefilter(&mut self, hash_mode: Mode, decap: bool, gre_offset: usize) -> bool {
+        if self.optional("CJ_PREFILTER", "true or false") != Some(Flag(true)) {
+            return false;
+        }
+        let tunnels = match (decap, gre_offset, hash_mode.reads_tunnels()) {
+            (true, ..) => "CJ_DECAP=true".to_owned(),
+            (_, 1.., _) => format!("PARSE_GRE_OFFSET={gre_offset}"),
+            (.., true) => format!("ZBALANCE_HASH_MODE={}", hash_mode.argument()),
+            _ => return true,
+        };
+        let expected = format!("false with {tunnels}: what tunnels carry would be dropped");
+        self.problem("CJ_PREFILTER", "true", expected);
+        false
     }
 
     fn ingest_cores(&mut self) -> Option<String> {

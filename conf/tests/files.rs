@@ -32,6 +32,20 @@ fn station(text: &str) -> Result<conf::Loaded<Station>, Problems> {
 }
 
 #[test]
+fn the_prefilter_is_refused_where_tunnels_are_read() {
+    let loaded = station("CJ_IFACE=xdp:eth1\nCJ_PREFILTER=true\n").unwrap().value;
+    let line = conf::command_lines::zbalance(&loaded).unwrap().join(" ");
+    assert!(loaded.prefilter && line.contains("--prefilter"), "{line}");
+    for tunnels in
+        ["CJ_DECAP=true", "PARSE_GRE_OFFSET=42", "ZBALANCE_HASH_MODE=auto", "ZBALANCE_HASH_MODE=7"]
+    {
+        let error = station(&format!("CJ_PREFILTER=true\n{tunnels}\n")).unwrap_err().to_string();
+        assert!(error.contains(":1: CJ_PREFILTER") && error.contains(tunnels), "{error}");
+        assert!(!station(&format!("CJ_PREFILTER=false\n{tunnels}\n")).unwrap().value.prefilter);
+    }
+}
+
+#[test]
 fn the_shipped_files_load_without_a_remark() {
     let dir = Path::new(SHIPPED);
     let sources = Sources {

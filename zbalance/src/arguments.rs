@@ -61,6 +61,11 @@ pub struct Arguments {
     /// detector stays 0 then.
     #[arg(long)]
     pub decap: bool,
+    /// Drop in the kernel what no detector needs: frames that are neither TCP nor UDP over IPv4 or IPv6. They are
+    /// counted, but not among received packets. For sources read through AF_XDP; not with --decap nor a mode that
+    /// looks into tunnels.
+    #[arg(long)]
+    pub prefilter: bool,
     /// CPUs of the ingest threads, in their order; -1 leaves them unbound.
     #[arg(
         short = 'g',
@@ -268,6 +273,21 @@ impl Arguments {
             }
             None => {}
         }
+        if self.prefilter {
+            if self.decap {
+                return Err((
+                    "--prefilter",
+                    "not with --decap: what tunnels carry would be dropped",
+                ));
+            }
+            if self.mode.reads_tunnels() {
+                return Err((
+                    "--prefilter",
+                    "not with -m gtp, gre, erspan, vlan-map or auto: what tunnels carry would be dropped; \
+                     leave it out, or spread by ip, 5tuple, iface, rr, all or all-rr",
+                ));
+            }
+        }
         Ok(self)
     }
 
@@ -299,6 +319,20 @@ mod tests {
         assert_eq!((a.cluster, a.queues.as_slice(), a.mode), (98, [4, 4].as_slice(), Mode::Ip));
         assert_eq!(a.core(0, 2), Some(1));
         assert_eq!(parse("z -i x -n 1").unwrap().core(0, 2), None);
+    }
+
+    #[test]
+    fn what_tunnels_carry_is_not_dropped_in_the_kernel() {
+        let settled =
+            |line: &str| parse(&format!("z -i xdp:x -n 1 --prefilter {line}")).unwrap().settled();
+        for good in ["", "-m 1", "-m 5tuple", "-m rr", "-m all-rr", "-m iface"] {
+            assert!(settled(good).is_ok_and(|arguments| arguments.prefilter), "{good}");
+        }
+        for bad in ["--decap", "-m gtp", "-m 5", "-m 7", "-m auto", "-m vlan-map -M 7"] {
+            let (option, reason) = settled(bad).unwrap_err();
+            assert!(option == "--prefilter" && reason.contains("tunnels"), "{bad}: {reason}");
+        }
+        assert!(!parse("z -i x -n 1").unwrap().prefilter);
     }
 
     fn of_file(text: &str) -> Result<Arguments, String> {

@@ -24,6 +24,8 @@ pub(crate) struct Balancer {
     pub(crate) sets: Vec<u32>,
     pub(crate) start: Instant,
     pub(crate) sources: Vec<(String, Counters)>,
+    /// Sources are to drop in the kernel what no detector needs.
+    prefilter: bool,
     pub(crate) latest: Mutex<Counts>,
     pub(crate) stop: Arc<AtomicBool>,
     pub(crate) live: Live,
@@ -57,6 +59,8 @@ pub(crate) struct Counts {
     received: u64,
     /// Lost before this program saw them.
     lost: u64,
+    /// Dropped in the kernel because no detector needs them.
+    prefiltered: u64,
     queues: Vec<QueueStatus>,
     mirrors: Vec<MirrorStatus>,
 }
@@ -85,6 +89,7 @@ impl Balancer {
             sets: arguments.queues.clone(),
             start: Instant::now(),
             sources: sources.into_iter().map(|name| (name, Counters::default())).collect(),
+            prefilter: arguments.prefilter,
             latest: Mutex::default(),
             stop: Arc::clone(stop),
             live,
@@ -104,7 +109,8 @@ impl Balancer {
             self.sources.iter().map(|(_, c)| read(c).load(Ordering::Relaxed)).sum()
         };
         let (received, lost) = (sum(|c| &c.received), sum(|c| &c.dropped));
-        *self.latest.lock() = Counts { received, lost, queues, mirrors };
+        let prefiltered = sum(|c| &c.prefiltered);
+        *self.latest.lock() = Counts { received, lost, prefiltered, queues, mirrors };
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot {
@@ -118,6 +124,7 @@ impl Balancer {
             processed: counts.queues.iter().map(|q| q.processed).sum(),
             details: self.live.per_queue().then(|| Details {
                 interface: (counts.received, counts.lost),
+                prefiltered: self.prefilter.then_some(counts.prefiltered),
                 queues: counts.queues.iter().map(|q| (q.processed, dropped(q))).collect(),
             }),
         }
@@ -134,6 +141,7 @@ impl Balancer {
                     "received": c.received.load(Ordering::Relaxed),
                     "dropped": c.dropped.load(Ordering::Relaxed),
                     "filtered": c.filtered.load(Ordering::Relaxed),
+                    "prefiltered": c.prefiltered.load(Ordering::Relaxed),
                     "reopened": c.reopened.load(Ordering::Relaxed),
                     "down": c.down.load(Ordering::Relaxed),
                 })
@@ -212,6 +220,7 @@ impl admin::Daemon for Balancer {
                         received: c.received.load(Ordering::Relaxed),
                         dropped: c.dropped.load(Ordering::Relaxed),
                         filtered: c.filtered.load(Ordering::Relaxed),
+                        prefiltered: c.prefiltered.load(Ordering::Relaxed),
                         reopened: c.reopened.load(Ordering::Relaxed),
                         down: c.down.load(Ordering::Relaxed),
                     })

@@ -211,7 +211,18 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
     if let Some(predecessor) = predecessor {
         let (mut handed, consumers) = predecessor.finish()?;
         for (name, source) in sources.iter_mut().filter(|(_, source)| source.is_none()) {
-            *source = Some(Input::Copied(match handed.remove(name) {
+            let handed = handed.remove(name);
+            match handed.as_ref().is_some_and(|handed| handed.position.is_prefiltered()) {
+                true if !arguments.prefilter => log::notice(format_args!(
+                    "{name}: the predecessor's prefilter stays on the interface; a restart takes it off"
+                )),
+                false if arguments.prefilter => log::notice(format_args!(
+                    "{name}: not filtered in the kernel: the predecessor's sockets have no prefilter; a restart \
+                     brings it"
+                )),
+                _ => {}
+            }
+            *source = Some(Input::Copied(match handed {
                 Some(handed) => {
                     let source = capture::take_over(name, handed)?;
                     log::say(format_args!("{name}: goes on where the predecessor was"));
@@ -364,7 +375,8 @@ fn open_sources(
         let plan = if comes(name) {
             None
         } else {
-            Some(Plan::new(name, predecessor.is_some(), arguments.playback.pace())?)
+            let pace = arguments.playback.pace();
+            Some(Plan::new(name, predecessor.is_some(), pace, arguments.prefilter)?)
         };
         plans.push((name, plan));
     }
@@ -375,12 +387,27 @@ fn open_sources(
     let mut sources = Vec::new();
     for (thread, (name, plan)) in (0..).zip(plans) {
         let source = match plan {
-            Some(plan) => Some(plan.open(&region.memory(thread))?),
+            Some(plan) => {
+                let input = plan.open(&region.memory(thread))?;
+                if !input.is_prefiltered() {
+                    note_unfiltered(arguments, name);
+                }
+                Some(input)
+            }
             None => None,
         };
         sources.push((name.clone(), source));
     }
     Ok((sources, region))
+}
+
+/// Says that a source of this name is not filtered in the kernel although it is to be.
+pub(crate) fn note_unfiltered(arguments: &Arguments, name: &str) {
+    if arguments.prefilter {
+        log::notice(format_args!(
+            "{name}: not filtered in the kernel: --prefilter is for AF_XDP (xdp: before the interface's name)"
+        ));
+    }
 }
 
 /// A succession, as the main thread sees it.

@@ -27,6 +27,8 @@ pub struct Snapshot {
 pub struct Details {
     /// Frames received and dropped on inputs.
     pub interface: (u64, u64),
+    /// Frames that the kernel dropped because no detector needs them, when it is asked to.
+    pub prefiltered: Option<u64>,
     /// Frames read from and dropped for each queue.
     pub queues: Vec<(u64, u64)>,
 }
@@ -52,6 +54,9 @@ impl Snapshot {
         if let Some(details) = &self.details {
             line("IFPackets", &details.interface.0);
             line("IFDropped", &details.interface.1);
+            if let Some(prefiltered) = &details.prefiltered {
+                line("IFPrefilter", prefiltered);
+            }
             for (queue, (packets, dropped)) in details.queues.iter().enumerate() {
                 line(&format!("Q{queue}Packets"), packets);
                 line(&format!("Q{queue}Dropped"), dropped);

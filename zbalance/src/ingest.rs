@@ -32,8 +32,10 @@ pub struct Counters {
     pub received: AtomicU64,
     /// Frames that the kernel dropped before they were read.
     pub dropped: AtomicU64,
-    /// Frames read and left out because of their VLAN.
+    /// Frames read and left out because of a filter.
     pub filtered: AtomicU64,
+    /// Frames that the kernel dropped because no detector needs them.
+    pub prefiltered: AtomicU64,
     /// Times that the source was opened again.
     pub reopened: AtomicU64,
     /// The source has ended or stands still.
@@ -51,6 +53,13 @@ impl Counters {
         // One writer.
         self.beats.store(self.beats.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
+}
+
+/// What the kernel counted before a source was opened again.
+#[derive(Debug, Default)]
+struct Before {
+    dropped: u64,
+    prefiltered: u64,
 }
 
 /// What an ingest thread works with.
@@ -81,7 +90,7 @@ impl Ingest {
         stop: &AtomicBool,
         handing: &AtomicBool,
     ) -> Option<Position> {
-        let mut lost_before = 0;
+        let mut before = Before::default();
         let mut counted = Instant::now();
         let mut is_away = false;
         let timeout = if self.active { Duration::ZERO } else { IDLE };
@@ -103,13 +112,12 @@ impl Ingest {
                 }
                 Err(error) => {
                     log::notice(format_args!("{}: {error}; trying again", self.name));
-                    is_away = !self.reopen(counters, &mut lost_before, stop);
+                    is_away = !self.reopen(counters, &mut before, stop);
                 }
             }
             if counted.elapsed() >= COUNT {
                 counted = Instant::now();
-                let dropped = lost_before + self.source.dropped();
-                counters.dropped.store(dropped, Ordering::Relaxed);
+                self.count(counters, &before);
             }
         }
         let handed = match handing.load(Ordering::Relaxed) {
@@ -121,7 +129,7 @@ impl Ingest {
             }
         };
         self.producer.flush();
-        counters.dropped.store(lost_before + self.source.dropped(), Ordering::Relaxed);
+        self.count(counters, &before);
         handed
     }
 
@@ -179,6 +187,13 @@ impl Ingest {
         }
     }
 
+    /// Reads the kernel's counters.
+    fn count(&mut self, counters: &Counters, before: &Before) {
+        let now = self.source.statistics();
+        counters.dropped.store(before.dropped + now.dropped, Ordering::Relaxed);
+        counters.prefiltered.store(before.prefiltered + now.prefiltered, Ordering::Relaxed);
+    }
+
     /// Spreads what was begun, and lets go of the source.
     fn hand_over(&mut self, counters: &Counters) -> Option<Position> {
         let (producer, spread) = (&mut self.producer, &mut self.spread);
@@ -196,7 +211,8 @@ impl Ingest {
     }
 
     /// Brings the source back, however long it takes; false when it is time to stop.
-    fn reopen(&mut self, counters: &Counters, lost_before: &mut u64, stop: &AtomicBool) -> bool {
+    fn reopen(&mut self, counters: &Counters, before: &mut Before, stop: &AtomicBool) -> bool {
+        self.count(counters, before);
         counters.down.store(true, Ordering::Relaxed);
         while !stop.load(Ordering::Relaxed) {
             let until = Instant::now() + REOPEN;
@@ -205,7 +221,7 @@ impl Ingest {
                 counters.beat();
                 std::thread::sleep(IDLE);
             }
-            if self.resume(counters, lost_before) {
+            if self.resume(counters, before) {
                 counters.down.store(false, Ordering::Relaxed);
                 counters.reopened.fetch_add(1, Ordering::Relaxed);
                 log::notice(format_args!("{}: open again", self.name));
@@ -216,10 +232,11 @@ impl Ingest {
     }
 
     /// Tries once.
-    fn resume(&mut self, counters: &Counters, lost_before: &mut u64) -> bool {
+    fn resume(&mut self, counters: &Counters, before: &mut Before) -> bool {
         let Ok(anew) = self.source.resume(&self.name, &mut self.producer) else { return false };
         if anew {
-            *lost_before = counters.dropped.load(Ordering::Relaxed);
+            before.dropped = counters.dropped.load(Ordering::Relaxed);
+            before.prefiltered = counters.prefiltered.load(Ordering::Relaxed);
         }
         true
     }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use capture::{AfPacket, Burst, Frame, Name, OpenError, Pace, Position, Replay, Source};
-use capture::{Standby, Xdp, XdpName, XdpOptions};
+use capture::{Standby, Statistics, Xdp, XdpName, XdpOptions};
 use shm::{Memory, Piece, Producer};
 
 use crate::log;
@@ -52,16 +52,24 @@ pub enum Plan {
         queues: u32,
         /// Without AF_XDP in the driver it is read through `AF_PACKET`.
         optional: bool,
+        /// What no detector needs is dropped in the kernel.
+        prefilter: bool,
     },
 }
 
 impl Plan {
     /// Decides over the source `text`. `succeeding`: a predecessor reads it now and keeps it, so AF_XDP is not to
-    /// be had. A recording is played at `pace`.
+    /// be had. A recording is played at `pace`. With `prefilter`
+    /// AF_XDP drops what no detector needs.
     ///
     /// # Errors
     /// When the text names no source, or an interface that is not there.
-    pub fn new(text: &str, succeeding: bool, pace: Pace) -> Result<Self, OpenError> {
+    pub fn new(
+        text: &str,
+        succeeding: bool,
+        pace: Pace,
+        prefilter: bool,
+    ) -> Result<Self, OpenError> {
         let packet = |interface, reason| Ok(Self::Packet { interface, reason });
         let (name, optional) = match text.parse()? {
             Name::Xdp(XdpName { interface, .. }) | Name::Auto(interface) if succeeding => {
@@ -79,7 +87,7 @@ impl Plan {
             Name::File(path) => return Ok(Self::Recording(path, pace)),
         };
         let queues = name.queues()?;
-        Ok(Self::InPlace { name, queues, optional })
+        Ok(Self::InPlace { name, queues, optional, prefilter })
     }
 
     /// Frames that the source takes on loan.
@@ -103,10 +111,10 @@ impl Plan {
                 log::say(format_args!("{path}: recording, {format}, {pace}"));
                 Ok(Input::Copied(Box::new(replay)))
             }
-            Self::InPlace { name, queues, optional } => {
+            Self::InPlace { name, queues, optional, prefilter } => {
                 let XdpName { interface, .. } = name;
                 let options = XdpOptions::for_queues(*queues);
-                let options = XdpOptions { generic: !optional, ..options };
+                let options = XdpOptions { generic: !optional, prefilter: *prefilter, ..options };
                 match Xdp::open(name, options, memory) {
                     Ok(xdp) => {
                         log::say(format_args!("{interface}: {}", xdp.attachment()));
@@ -161,13 +169,18 @@ impl Input {
         }
     }
 
-    /// Frames that were lost before they were read, since the source was opened.
-    pub fn dropped(&mut self) -> u64 {
+    /// Counters since the source was opened.
+    pub fn statistics(&mut self) -> Statistics {
         match self {
-            Self::Copied(source) => source.statistics().dropped,
-            Self::InPlace(xdp) => xdp.statistics().dropped,
-            Self::Absent(_) => 0,
+            Self::Copied(source) => source.statistics(),
+            Self::InPlace(xdp) => xdp.statistics(),
+            Self::Absent(_) => Statistics::default(),
         }
+    }
+
+    /// Whether a program in the kernel drops what no detector needs.
+    pub fn is_prefiltered(&self) -> bool {
+        matches!(self, Self::InPlace(xdp) if xdp.attachment().prefilter)
     }
 
     /// Tries to go on after an error; `name` is that of the source. True when it counts from zero.

@@ -126,6 +126,7 @@ pub(crate) fn run(arguments: &Arguments, library: &'static Library) -> Result<()
     if arguments.take_over {
         return Err(StartError::OneProducer(arguments.cluster));
     }
+    arguments.interfaces.iter().for_each(|name| daemon::note_unfiltered(arguments, name));
     let online = online();
     check_cores(arguments, online)?;
     let settings = settings(arguments);

@@ -512,6 +512,139 @@ fn successors_of_af_xdp(dir: &Path) {
     balancer.terminate();
 }
 
+/// A frame of an EtherType, with what follows that.
+fn of_type(ethertype: u16, rest: &[u8]) -> Vec<u8> {
+    [&[2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1][..], &ethertype.to_be_bytes(), rest].concat()
+}
+
+/// An IPv4 packet of this protocol, a fragment at `place` in units of 8 bytes.
+fn ipv4(protocol: u8, place: u8) -> Vec<u8> {
+    let header = [0x45, 0, 0, 20 + MARK.len() as u8, 0, 7, 0, place, 64, protocol, 0, 0];
+    [&header[..], &[10, 9, 0, 1, 10, 9, 0, 2], MARK].concat()
+}
+
+/// An IPv6 packet with these headers, each of 8 bytes and named by the one before.
+fn ipv6(headers: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0x60, 0, 0, 0, 0, MARK.len() as u8, headers[0], 64];
+    packet.extend([9; 32]);
+    for next in &headers[1..] {
+        packet.extend([*next, 0, 0, 0, 0, 0, 0, 0]);
+    }
+    packet.extend(MARK);
+    packet
+}
+
+/// What is neither TCP nor UDP stays in the kernel and is counted there, also after the balancer was replaced; the
+/// rest comes, of what the hosts send too.
+fn what_no_detector_needs_stays_in_the_kernel(dir: &Path) {
+    let line = "-i xdp:tap0 -c 98 -n 1 -z -p --prefilter";
+    let mut balancer = Process::balancer(dir, line);
+    balancer.says("tap0: AF_XDP, native, copy, 1 queue(s), rings of 16384, prefilter");
+    balancer.says("zbalance: ready");
+    let mut consumer = consumer_of(dir, 0);
+    attach(&mut consumer);
+    let dropped = [
+        of_type(0x0806, MARK),
+        of_type(0x88cc, MARK),
+        of_type(0x0800, &ipv4(1, 0)),
+        of_type(0x8100, &[&[0, 100, 0x08, 0][..], &ipv4(47, 0)].concat()),
+        of_type(0x86dd, &ipv6(&[58])),
+        of_type(0x86dd, &ipv6(&[0, 43, 60, 44, 58])),
+    ];
+    let kept = [
+        of_type(0x0800, &ipv4(6, 0)),
+        of_type(0x0800, &ipv4(1, 1)),
+        of_type(0x88a8, &[&[0, 7, 0x81, 0, 0, 100, 0x08, 0][..], &ipv4(17, 0)].concat()),
+        of_type(0x86dd, &ipv6(&[6])),
+        of_type(0x86dd, &ipv6(&[0, 44, 60, 17])),
+        of_type(0x0800, &[0x54, 0, 0, 1]),
+    ];
+    let mark = of_type(0x0800, &ipv4(132, 9));
+    let counted = |at_least: u64| {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let text = shm::monitor(dir, CLUSTER).unwrap();
+            let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let count = json["interfaces"][0]["prefiltered"].as_u64().unwrap();
+            if count >= at_least {
+                return count;
+            }
+            assert!(Instant::now() < deadline, "{text}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    // Frames that come until the mark does.
+    let mut until_mark = |sent: &[Vec<u8>]| {
+        send_raw("gen0", &[sent, std::slice::from_ref(&mark)].concat());
+        let (mut got, deadline) = (Vec::new(), Instant::now() + LIMIT);
+        while !got.contains(&mark) {
+            assert!(Instant::now() < deadline, "{got:02x?}");
+            got.extend(consumer.receive(Duration::from_millis(5)).iter().map(|f| f.data.to_vec()));
+        }
+        got.retain(|frame| *frame != mark);
+        got
+    };
+    let both = |n: usize| [dropped[n].clone(), kept[n].clone()];
+    let mixed: Vec<Vec<u8>> = (0..6).flat_map(both).collect();
+    assert_eq!(until_mark(&mixed), kept);
+    assert_eq!(counted(6), 6);
+    let text = shm::monitor(dir, CLUSTER).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        (&json["interfaces"][0]["received"], &json["interfaces"][0]["filtered"]),
+        (&7.into(), &0.into())
+    );
+
+    // What a host sends: ARP for a neighbour that nobody is, echo requests, a connection, datagrams of three
+    // fragments each.
+    let output = Command::new("ping").args(["-c", "1", "-W", "1", "10.9.0.9"]).output();
+    output.expect("ping is needed");
+    let arp = counted(7);
+    let output = Command::new("ping").args("-c 4 -i 0.1 -W 1 -s 4000 10.9.0.2".split(' ')).output();
+    output.expect("ping is needed");
+    assert!(counted(arp + 4) >= arp + 4, "the first fragment of each echo request");
+    let other = std::net::SocketAddr::from(([10, 9, 0, 2], 443));
+    std::net::TcpStream::connect_timeout(&other, Duration::from_millis(100)).unwrap_err();
+    let socket = UdpSocket::bind("10.9.0.1:0").unwrap();
+    assert_eq!(socket.send_to(&[7; 4000], "10.9.0.2:9").unwrap(), 4000);
+    let seen = until_mark(&[]);
+    let of = |protocol: u8, first: bool| {
+        let is = |f: &&Vec<u8>| {
+            f[12..14] == [8, 0] && f[23] == protocol && (f[20] & 0x1f == 0 && f[21] == 0) == first
+        };
+        seen.iter().filter(is).count()
+    };
+    assert_eq!((of(1, true), of(1, false)), (0, 8), "of ICMP the later fragments alone");
+    assert_eq!((of(17, true), of(17, false)), (1, 2));
+    assert!(of(6, true) >= 1 && seen.iter().all(|frame| frame[12..14] == [8, 0]));
+
+    // The program stays where it is when another balancer goes on.
+    let mut old = balancer;
+    let mut balancer = Process::balancer(dir, &format!("{line} --take-over"));
+    assert_eq!(old.0.wait().unwrap().code(), Some(0));
+    let said: Vec<String> = old.lines().collect();
+    let line = said.iter().find_map(|line| line.strip_prefix("IFPrefilter:"));
+    assert!(line.is_some_and(|count| count.trim().parse::<u64>().unwrap() >= 11), "{said:?}");
+    balancer.says("zbalance: ready");
+    let deadline = Instant::now() + LIMIT;
+    while consumer.statistics().attaches < 2 {
+        assert!(Instant::now() < deadline, "not attached to the new one");
+        consumer.receive(Duration::from_millis(5));
+    }
+    send_raw("gen0", &[&mixed[..], &mixed, std::slice::from_ref(&mark)].concat());
+    let (mut got, deadline) = (Vec::new(), Instant::now() + LIMIT);
+    while !got.contains(&mark) {
+        assert!(Instant::now() < deadline, "{got:02x?}");
+        got.extend(consumer.receive(Duration::from_millis(5)).iter().map(|f| f.data.to_vec()));
+    }
+    let expected: Vec<Vec<u8>> = kept.iter().chain(&kept).chain([&mark]).cloned().collect();
+    got.retain(|frame| expected.contains(frame));
+    assert_eq!(got, expected);
+    assert!(counted(12) >= 12);
+    let text = balancer.terminate();
+    assert!(text.contains("IFPrefilter:"), "{text}");
+}
+
 fn the_interface_of_af_xdp_goes_away(dir: &Path) {
     let mut balancer = Process::balancer(dir, "-i xdp:tap0 -c 98 -n 1 -z");
     balancer.says("tap0: AF_XDP, native, copy, 1 queue(s)");
@@ -666,6 +799,7 @@ fn inside() {
         an_expression_filters(dir.path(), source);
         the_balancer_is_killed(dir.path(), source);
     }
+    what_no_detector_needs_stays_in_the_kernel(dir.path());
     successors_of_af_xdp(dir.path());
     the_interface_of_af_xdp_goes_away(dir.path());
     println!("all is balanced");

@@ -38,6 +38,7 @@ fn ingest_zbalance_format() {
             forwarded: number("sent"),
             processed: number("processed"),
             details: case.get("queues").map(|queues| Details {
+                prefiltered: None,
                 interface: pair(&case["interface"]),
                 queues: queues.as_array().unwrap().iter().map(pair).collect(),
             }),

@@ -74,6 +74,11 @@ pub const STATION: &[Variable] = &[
         "Send what is inside GRE, ERSPAN, GTP, VXLAN and MPLS without their headers; PARSE_GRE_OFFSET stays 0.",
     ),
     variable(
+        "CJ_PREFILTER",
+        "zbalance",
+        "Drop in the kernel frames that are neither TCP nor UDP, and count them apart; for interfaces read through AF_XDP. Not with CJ_DECAP, PARSE_GRE_OFFSET or a ZBALANCE_HASH_MODE that looks into tunnels.",
+    ),
+    variable(
         "ZBALANCE_CORE",
         "nobody",
         "Named by the reference's file and read by nothing; CJ_INGEST_CORES is what places the balancer.",

@@ -60,6 +60,8 @@ pub struct Statistics {
     pub full: u64,
     /// Frames that were cut.
     pub truncated: u64,
+    /// Frames that a program in the kernel dropped because no detector needs them; not received.
+    pub prefiltered: u64,
 }
 
 /// Something that hands out captured frames.

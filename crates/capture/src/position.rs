@@ -54,6 +54,8 @@ pub struct Rings {
     pub(crate) offset: u64,
     /// Bytes of frames.
     pub(crate) len: u64,
+    /// The program drops frames that no detector needs, and counts them in places for this many processors.
+    pub(crate) tally: Option<u32>,
 }
 
 impl Position {
@@ -61,6 +63,13 @@ impl Position {
     const ABSENT: u8 = 2;
     const RINGS: u8 = 3;
     const BLOCK_OF: u8 = 4;
+    /// Rings behind a prefilter.
+    const FILTERED_RINGS: u8 = 5;
+
+    /// Whether a program in the kernel drops frames that no detector needs.
+    pub const fn is_prefiltered(self) -> bool {
+        matches!(self, Self::Rings(Rings { tally: Some(_), .. }))
+    }
 
     /// The position as bytes: its kind, then its numbers in network byte order.
     pub fn encode(self) -> Vec<u8> {
@@ -77,11 +86,12 @@ impl Position {
             .concat(),
             Self::Absent => vec![Self::ABSENT],
             Self::Rings(rings) => [
-                &[Self::RINGS][..],
+                &[rings.tally.map_or(Self::RINGS, |_| Self::FILTERED_RINGS)][..],
                 &rings.entries.to_be_bytes(),
                 &rings.frame_size.to_be_bytes(),
                 &rings.offset.to_be_bytes(),
                 &rings.len.to_be_bytes(),
+                rings.tally.map(u32::to_be_bytes).as_ref().map_or(&[], |tally| &tally[..]),
             ]
             .concat(),
         }
@@ -102,15 +112,21 @@ impl Position {
                 Self::block(u32::from_be_bytes(*number), blocks)
             }
             Self::ABSENT => rest.is_empty().then_some(Self::Absent),
-            Self::RINGS => {
+            Self::RINGS | Self::FILTERED_RINGS => {
                 let (entries, rest) = rest.split_first_chunk()?;
                 let (frame_size, rest) = rest.split_first_chunk()?;
                 let (offset, rest) = rest.split_first_chunk()?;
+                let (len, rest) = rest.split_first_chunk()?;
+                let tally = match *kind {
+                    Self::RINGS => rest.is_empty().then_some(None)?,
+                    _ => Some(u32::from_be_bytes(rest.try_into().ok()?)),
+                };
                 let rings = Rings {
                     entries: u32::from_be_bytes(*entries),
                     frame_size: u32::from_be_bytes(*frame_size),
                     offset: u64::from_be_bytes(*offset),
-                    len: u64::from_be_bytes(rest.try_into().ok()?),
+                    len: u64::from_be_bytes(*len),
+                    tally,
                 };
                 let sound = rings.entries.is_power_of_two() && rings.frame_size.is_power_of_two();
                 sound.then_some(Self::Rings(rings))
@@ -131,13 +147,21 @@ mod tests {
 
     #[test]
     fn positions_round_trip_and_nothing_else_is_one() {
-        let rings = Rings { entries: 64, frame_size: 2048, offset: 1 << 40, len: 3 << 33 };
+        let rings =
+            Rings { entries: 64, frame_size: 2048, offset: 1 << 40, len: 3 << 33, tally: None };
+        let filtered = Rings { tally: Some(16), ..rings };
         let block =
             |number, size, count| Position::Block(Block { number, blocks: Blocks { size, count } });
         let blocks = [block(63, 1 << 20, 64), block(255, 1 << 18, 256)];
         // As builds read it that know no other ring.
         assert_eq!(blocks[0].encode(), [1, 0, 0, 0, 63]);
-        for position in [blocks[0], blocks[1], Position::Absent, Position::Rings(rings)] {
+        for position in [
+            blocks[0],
+            blocks[1],
+            Position::Absent,
+            Position::Rings(rings),
+            Position::Rings(filtered),
+        ] {
             let bytes = position.encode();
             assert_eq!(Position::decode(&bytes), Some(position));
             assert_eq!(Position::decode(&bytes[..bytes.len() - 1]), None);
@@ -155,6 +179,8 @@ mod tests {
         ] {
             assert_eq!(Position::decode(&unsound.encode()), None, "{unsound:?}");
         }
-        assert_eq!(Position::decode(&[5]), None);
+        assert_eq!(Position::decode(&[6]), None);
+        assert!(Position::Rings(filtered).is_prefiltered());
+        assert!(!Position::Rings(rings).is_prefiltered() && !blocks[0].is_prefiltered());
     }
 }

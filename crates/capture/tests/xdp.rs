@@ -12,7 +12,8 @@ use capture::{
 };
 use shm::{Producer, Server, ServerOptions};
 
-const SMALL: XdpOptions = XdpOptions { entries: 512, zero_copy: true, generic: true };
+const SMALL: XdpOptions =
+    XdpOptions { entries: 512, zero_copy: true, generic: true, prefilter: false };
 
 fn ip(line: &str) {
     let output = Command::new("ip").args(line.split_whitespace()).output().unwrap();

@@ -309,12 +309,22 @@ fn inputs(seats: &[Seat]) -> Table {
             short(per_second(|i| i.dropped)),
             i.dropped.to_string(),
             i.filtered.to_string(),
+            i.prefiltered.to_string(),
         ];
         row(cells, i.down || per_second(|i| i.dropped) > 0.0)
     };
     Table {
         title: "Inputs",
-        columns: &["input", "state", "frames/s", "frames", "dropped/s", "dropped", "filtered"],
+        columns: &[
+            "input",
+            "state",
+            "frames/s",
+            "frames",
+            "dropped/s",
+            "dropped",
+            "filtered",
+            "prefiltered",
+        ],
         rows: now.interfaces.iter().map(line).collect(),
     }
 }

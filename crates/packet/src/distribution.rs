@@ -74,6 +74,11 @@ impl Mode {
         matches!(self, Self::All | Self::AllRoundRobin)
     }
 
+    /// Whether frames that are neither TCP nor UDP themselves may carry what is spread.
+    pub const fn reads_tunnels(self) -> bool {
+        matches!(self, Self::Gtp | Self::Gre | Self::Erspan | Self::VlanMap | Self::Auto)
+    }
+
     /// Its number in the reference's command line, or its name where it has none there.
     pub fn argument(self) -> &'static str {
         let is = |(mode, ..): &&(Self, &str, Option<&str>)| *mode == self;

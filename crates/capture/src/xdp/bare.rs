@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use shm::{Loan, Memory};
 
-use super::bpf::{self, Attached, Hook, SocketMap};
+use super::bpf::{self, Attached, Hook, Program, SocketMap};
 use super::socket::{self, Binding, Socket};
 use super::{XdpOptions, text};
 use crate::OpenError;
@@ -39,7 +39,8 @@ impl BareXdp {
         let number = index.unsigned_abs();
         let open = || {
             let map = SocketMap::new(1)?;
-            let program = bpf::attach(&text::tap(&map), number, Hook::Native)?;
+            let text = text::tap(&map, None);
+            let program = bpf::attach(&Program::load(&text, &text)?, number, Hook::Native)?;
             let binding = Binding { zero_copy: false, fragments: false };
             let mut socket = Socket::new(memory, options.entries, None)?;
             socket.bind(number, 0, binding, None)?;

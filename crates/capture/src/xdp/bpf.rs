@@ -120,7 +120,7 @@ const fn named(text: &[u8]) -> [u8; 16] {
 }
 
 /// A map of `entries` values of `size` bytes, by number.
-fn map(kind: u32, size: u32, entries: u32, name: &[u8]) -> io::Result<OwnedFd> {
+fn map(kind: u32, size: u32, entries: u32, flags: u32, name: &[u8]) -> io::Result<OwnedFd> {
     descriptor(
         MAP_CREATE,
         &MapCreate {
@@ -128,7 +128,7 @@ fn map(kind: u32, size: u32, entries: u32, name: &[u8]) -> io::Result<OwnedFd> {
             key_size: 4,
             value_size: size,
             max_entries: entries,
-            flags: 0,
+            flags,
             inner_map: 0,
             numa_node: 0,
             name: named(name),
@@ -143,8 +143,14 @@ pub(super) struct Memory(pub(super) OwnedFd);
 impl Memory {
     /// `size` bytes.
     pub(super) fn new(size: u32) -> io::Result<Self> {
-        map(MAP_TYPE_ARRAY, size, 1, b"conjure_memory").map(Self)
+        map(MAP_TYPE_ARRAY, size, 1, 0, b"conjure_memory").map(Self)
     }
+}
+
+/// A map of `entries` values of `size` bytes, a multiple of 8, that processes can map into their memory.
+pub(super) fn shared_values(size: u32, entries: u32) -> io::Result<OwnedFd> {
+    const MAPPABLE: u32 = 1 << 10;
+    map(MAP_TYPE_ARRAY, size, entries, MAPPABLE, b"conjure_tally")
 }
 
 /// Which socket takes the packets of which receive queue.
@@ -154,7 +160,7 @@ pub(super) struct SocketMap(pub(super) OwnedFd);
 impl SocketMap {
     /// A map for `queues` receive queues.
     pub(super) fn new(queues: u32) -> io::Result<Self> {
-        map(MAP_TYPE_XSK, 4, queues, b"conjure_queues").map(Self)
+        map(MAP_TYPE_XSK, 4, queues, 0, b"conjure_queues").map(Self)
     }
 
     /// Gives the packets of `queue` to `socket`.
@@ -191,15 +197,35 @@ pub(super) struct Attached {
     pub(super) fragments: bool,
 }
 
-/// Loads a program and attaches it to the interface with this index.
-pub(super) fn attach(text: &[u64], interface: u32, hook: Hook) -> io::Result<Attached> {
+/// A program, loaded as well as the kernel can.
+#[derive(Debug)]
+pub(super) struct Program {
+    fd: OwnedFd,
+    fragments: bool,
+}
+
+impl Program {
+    /// Loads `text`; a kernel before 5.18, which knows no packets in several buffers, gets `plain`.
+    pub(super) fn load(text: &[u64], plain: &[u64]) -> io::Result<Self> {
+        match load(text, HAS_FRAGMENTS) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                Ok(Self { fd: load(plain, 0)?, fragments: false })
+            }
+            loaded => Ok(Self { fd: loaded?, fragments: true }),
+        }
+    }
+}
+
+impl AsFd for Program {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Attaches a program to the interface with this index.
+pub(super) fn attach(program: &Program, interface: u32, hook: Hook) -> io::Result<Attached> {
     const DRIVER: u32 = 1 << 2;
     const GENERIC: u32 = 1 << 1;
-    let (program, fragments) = match load(text, HAS_FRAGMENTS) {
-        // Kernels before 5.18 know no fragments.
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => (load(text, 0)?, false),
-        loaded => (loaded?, true),
-    };
     let flags = match hook {
         Hook::Native => DRIVER,
         Hook::Generic => GENERIC,
@@ -210,7 +236,7 @@ pub(super) fn attach(text: &[u64], interface: u32, hook: Hook) -> io::Result<Att
         attach_type: ATTACH_TYPE_XDP,
         flags,
     };
-    Ok(Attached { link: descriptor(LINK_CREATE, &link)?, fragments })
+    Ok(Attached { link: descriptor(LINK_CREATE, &link)?, fragments: program.fragments })
 }
 
 /// Loads a program of instructions that [`super::text`] makes.

@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use super::bpf::{self, Attached, Hook, Memory};
+use super::bpf::{self, Attached, Hook, Memory, Program};
 use super::text;
 use crate::OpenError;
 use crate::afpacket::index_of;
@@ -61,7 +61,9 @@ impl PassThrough {
     /// # Errors
     /// When it does not exist, has a program, or the process may not do this.
     pub fn new(interface: &str) -> Result<Self, OpenError> {
-        let attached = bpf::attach(&text::pass(), number_of(interface)?, Hook::Native);
+        let (text, number) = (text::pass(), number_of(interface)?);
+        let program = Program::load(&text, &text);
+        let attached = program.and_then(|program| bpf::attach(&program, number, Hook::Native));
         attached.map(Self).map_err(|cause| failed(interface, cause))
     }
 }

@@ -11,13 +11,15 @@ use std::ptr::{self, NonNull};
 use std::time::Duration;
 
 use super::socket::{self, Received, Socket};
+use super::tally::Tally;
 use super::{MAX_PIECES, MAX_QUEUES, clock};
 use crate::afpacket::AfPacket;
 use crate::position::Rings;
 use crate::standby::Standby;
 use crate::{Burst, Frame, Position, Source, Statistics};
 
-/// Descriptors before the sockets: file of the frames, link of the program, map.
+/// Descriptors before the sockets: file of the frames, link of the program, map. Behind a prefilter its counter
+/// follows them.
 const KEPT: usize = 3;
 
 /// An interface that a predecessor read through AF_XDP.
@@ -94,6 +96,7 @@ impl Source for Heir {
             dropped: self.before.dropped + now.dropped,
             full: self.before.full + now.full,
             truncated: self.before.truncated + now.truncated,
+            prefiltered: self.before.prefiltered + now.prefiltered,
         }
     }
 
@@ -149,6 +152,8 @@ struct Taken {
     standby: Standby,
     frames: Frames,
     rings: Rings,
+    /// What the prefilter counts, and what it had counted for the predecessor.
+    tally: Option<(Tally, u64)>,
     /// Frames that are here and not with the kernel.
     spare: Vec<u64>,
     /// A packet of several frames.
@@ -165,14 +170,23 @@ struct Taken {
 
 impl Taken {
     fn new(standby: Standby, mut descriptors: Vec<OwnedFd>, rings: Rings) -> io::Result<Self> {
-        if !(KEPT + 1..=KEPT + MAX_QUEUES as usize).contains(&descriptors.len()) {
+        let kept = KEPT + usize::from(rings.tally.is_some());
+        if !(kept + 1..=kept + MAX_QUEUES as usize).contains(&descriptors.len()) {
             let text = format!("{} descriptors came", descriptors.len());
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
         let sockets: Vec<Socket> = descriptors
-            .drain(KEPT..)
+            .drain(kept..)
             .map(|fd| Socket::take_over(fd, rings.entries))
             .collect::<io::Result<_>>()?;
+        let tally = match (rings.tally, descriptors.drain(KEPT..).next()) {
+            (Some(processors), Some(map)) => {
+                let tally = Tally::map(map, processors)?;
+                let before = tally.sum();
+                Some((tally, before))
+            }
+            _ => None,
+        };
         let frames = Frames::map(descriptors[0].as_fd(), rings)?;
         let before = socket::losses(&sockets);
         Ok(Self {
@@ -181,6 +195,7 @@ impl Taken {
             standby,
             frames,
             rings,
+            tally,
             spare: Vec::new(),
             joined: Vec::new(),
             turn: 0,
@@ -194,6 +209,7 @@ impl Taken {
     fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         let mut descriptors = vec![self.standby.descriptor()];
         descriptors.extend(self.kept.iter().map(AsFd::as_fd));
+        descriptors.extend(self.tally.iter().map(|(tally, _)| tally.as_fd()));
         descriptors.extend(self.sockets.iter().map(AsFd::as_fd));
         descriptors
     }
@@ -297,6 +313,7 @@ impl Taken {
             dropped: self.too_long + dropped.saturating_sub(self.before.0),
             full: full.saturating_sub(self.before.1),
             truncated: 0,
+            prefiltered: self.tally.as_ref().map_or(0, |(tally, before)| tally.sum() - before),
         }
     }
 }

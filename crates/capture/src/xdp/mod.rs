@@ -6,12 +6,15 @@
 //! where consumers read them, so nothing is copied behind the kernel. Program and sockets vanish with the
 //! process, however it ends, unless a successor has them: an [`Heir`].
 
+mod assembly;
 mod bare;
 mod bpf;
 mod choice;
 mod generator;
 mod heir;
+mod prefilter;
 mod socket;
+mod tally;
 mod text;
 
 use std::fmt;
@@ -30,8 +33,10 @@ pub use heir::Heir;
 use crate::position::Rings;
 use crate::standby::Standby;
 use crate::{Burst, OpenError, Position, Statistics};
-use bpf::{Attached, SocketMap};
+use bpf::{Attached, Program, SocketMap};
+use prefilter::Prefilter;
 use socket::{Binding, Socket};
+use tally::Tally;
 
 /// Receive queues of one interface at most.
 const MAX_QUEUES: u32 = 64;
@@ -72,14 +77,17 @@ pub struct XdpOptions {
     pub zero_copy: bool,
     /// Go through the hook behind the driver when the driver has none.
     pub generic: bool,
+    /// Have the program drop what no detector needs, frames that are neither TCP nor UDP, and count it.
+    pub prefilter: bool,
 }
 
 impl XdpOptions {
     /// Rings of 16,384 entries for one receive queue, shorter ones for several: together they hold 65,536
-    /// frames at most.
+    /// frames at most. Without prefilter.
     pub fn for_queues(queues: u32) -> Self {
         let share = 32_768 / queues.clamp(1, MAX_QUEUES);
-        Self { entries: (1 << share.ilog2()).min(16_384), zero_copy: true, generic: true }
+        let entries = (1 << share.ilog2()).min(16_384);
+        Self { entries, zero_copy: true, generic: true, prefilter: false }
     }
 
     /// Frames that `queues` receive queues use: what the kernel may hold in both rings of each.
@@ -97,6 +105,8 @@ pub struct Attachment {
     pub zero_copy: bool,
     /// Packets longer than a frame are received.
     pub fragments: bool,
+    /// Frames that are neither TCP nor UDP are dropped in the kernel.
+    pub prefilter: bool,
     /// Receive queues that are read.
     pub queues: u32,
     /// Entries of the rings of each.
@@ -123,6 +133,9 @@ impl fmt::Display for Attachment {
         let copy = if self.zero_copy { "zero copy" } else { "copy" };
         let Self { queues, entries, .. } = self;
         write!(f, "AF_XDP, {hook}, {copy}, {queues} queue(s), rings of {entries}")?;
+        if self.prefilter {
+            f.write_str(", prefilter")?;
+        }
         if !self.fragments {
             f.write_str(", no frames over one buffer")?;
         }
@@ -179,6 +192,8 @@ pub struct Xdp {
     // Dropped first: packets go on into the host again.
     program: Attached,
     map: SocketMap,
+    /// What the prefilter drops.
+    tally: Option<Tally>,
     memory: Memory,
     entries: u32,
     sockets: Vec<Socket>,
@@ -224,7 +239,14 @@ impl Xdp {
             None => 0..queues,
         };
         let map = SocketMap::new(queues).map_err(failed("map of AF_XDP sockets"))?;
-        let text = text::tap(&map);
+        let tally = options.prefilter.then(Tally::new).transpose();
+        let tally = tally.map_err(failed("counter of the prefilter"))?;
+        let tap = |reads| {
+            let prefilter = tally.as_ref().map(|tally| Prefilter { tally, reads });
+            text::tap(&map, prefilter.as_ref())
+        };
+        let text =
+            Program::load(&tap(true), &tap(false)).map_err(failed("loading an XDP program"))?;
         let mut refused = Vec::new();
         let (program, hook) = match bpf::attach(&text, number, Hook::Native) {
             Err(cause) if is_unsupported(&cause) && !options.generic => {
@@ -259,6 +281,7 @@ impl Xdp {
             hook,
             zero_copy: sockets.iter().all(Socket::is_zero_copy),
             fragments: binding.fragments,
+            prefilter: tally.is_some(),
             queues: sockets.len() as u32,
             entries: options.entries,
             refused,
@@ -266,6 +289,7 @@ impl Xdp {
         Ok(Self {
             program,
             map,
+            tally,
             memory: memory.clone(),
             entries: options.entries,
             sockets,
@@ -303,6 +327,7 @@ impl Xdp {
             self.program.link.as_fd(),
             self.map.0.as_fd(),
         ];
+        descriptors.extend(self.tally.iter().map(AsFd::as_fd));
         descriptors.extend(self.sockets.iter().map(AsFd::as_fd));
         descriptors
     }
@@ -316,6 +341,7 @@ impl Xdp {
             frame_size: self.memory.frame_size(),
             offset: self.memory.offset() as u64,
             len: self.memory.len() as u64,
+            tally: self.tally.as_ref().map(Tally::processors),
         })
     }
 
@@ -428,7 +454,8 @@ impl Xdp {
     pub fn statistics(&mut self) -> Statistics {
         let (dropped, full) = socket::losses(&self.sockets);
         let dropped = dropped + self.too_long;
-        Statistics { dropped, full, ..self.statistics }
+        let prefiltered = self.tally.as_ref().map_or(0, Tally::sum);
+        Statistics { dropped, full, prefiltered, ..self.statistics }
     }
 }
 

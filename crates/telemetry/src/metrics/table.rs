@@ -136,7 +136,12 @@ pub const GROUPS: &[Group] = &[
         families: &[
             counter("received", "frames", "Frames read from the input"),
             counter("dropped", "frames", "Frames that the kernel dropped before they were read"),
-            counter("filtered", "frames", "Frames left out because of their VLAN"),
+            counter("filtered", "frames", "Frames left out because of a filter"),
+            counter(
+                "prefiltered",
+                "frames",
+                "Frames that the kernel dropped because they are neither TCP nor UDP",
+            ),
             counter("reopened", "times", "Times that the input was opened again"),
             gauge("down", "flag", "1 while the input cannot be read"),
         ],

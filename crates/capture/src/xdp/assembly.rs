@@ -1,0 +1,162 @@
+//! Instructions of BPF, and programs whose jumps have names instead of distances.
+
+/// One instruction: operation, destination and source register, offset, immediate value.
+pub(super) const fn instruction(code: u8, dst: u8, src: u8, offset: i16, value: i32) -> u64 {
+    let [a, b] = offset.to_le_bytes();
+    let [c, d, e, f] = value.to_le_bytes();
+    u64::from_ne_bytes([code, src << 4 | dst, a, b, c, d, e, f])
+}
+
+/// Operations; those with a value take it from the instruction, those with a source from a register.
+pub(super) mod code {
+    pub(in super::super) const LOAD_BYTE: u8 = 0x71;
+    pub(in super::super) const LOAD_HALF: u8 = 0x69;
+    pub(in super::super) const LOAD_WORD: u8 = 0x61;
+    pub(in super::super) const LOAD_WIDE: u8 = 0x18;
+    pub(in super::super) const STORE_WORD: u8 = 0x63;
+    /// Adds a register to 64 bits of memory that other processors may change at the same time.
+    pub(in super::super) const ADD_IN_MEMORY: u8 = 0xdb;
+    pub(in super::super) const MOVE: u8 = 0xb7;
+    pub(in super::super) const COPY: u8 = 0xbf;
+    pub(in super::super) const ADD: u8 = 0x07;
+    pub(in super::super) const ADD_REGISTER: u8 = 0x0f;
+    pub(in super::super) const AND: u8 = 0x57;
+    pub(in super::super) const SHIFT_LEFT: u8 = 0x67;
+    pub(in super::super) const SHIFT_RIGHT: u8 = 0x77;
+    pub(in super::super) const JUMP: u8 = 0x05;
+    pub(in super::super) const JUMP_IF_EQUAL: u8 = 0x15;
+    pub(in super::super) const JUMP_UNLESS_EQUAL: u8 = 0x55;
+    pub(in super::super) const JUMP_IF_BELOW: u8 = 0xa5;
+    pub(in super::super) const JUMP_IF_ABOVE_REGISTER: u8 = 0x2d;
+    pub(in super::super) const CALL: u8 = 0x85;
+    pub(in super::super) const EXIT: u8 = 0x95;
+}
+
+/// Says that the value of [`code::LOAD_WIDE`] is the descriptor of a map.
+const MAP_BY_DESCRIPTOR: u8 = 1;
+
+/// A place in a program.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Label(usize);
+
+/// A program in the making.
+#[derive(Debug, Default)]
+pub(super) struct Assembly {
+    text: Vec<u64>,
+    /// Where each label is, once it was placed.
+    places: Vec<Option<usize>>,
+    /// Jumps, and where they lead.
+    jumps: Vec<(usize, Label)>,
+}
+
+impl Assembly {
+    /// A place that is decided later.
+    pub(super) fn label(&mut self) -> Label {
+        self.places.push(None);
+        Label(self.places.len() - 1)
+    }
+
+    /// `label` is here.
+    pub(super) fn place(&mut self, label: Label) {
+        self.places[label.0] = Some(self.text.len());
+    }
+
+    /// An operation with a value from the instruction.
+    pub(super) fn value(&mut self, code: u8, dst: u8, value: i32) {
+        self.text.push(instruction(code, dst, 0, 0, value));
+    }
+
+    /// An operation with a value from a register.
+    pub(super) fn register(&mut self, code: u8, dst: u8, src: u8) {
+        self.text.push(instruction(code, dst, src, 0, 0));
+    }
+
+    /// `dst` becomes what stands `offset` bytes behind the address in `src`.
+    pub(super) fn load(&mut self, code: u8, dst: u8, src: u8, offset: i16) {
+        self.text.push(instruction(code, dst, src, offset, 0));
+    }
+
+    /// `src` goes to memory, `offset` bytes behind the address in `dst`.
+    pub(super) fn store(&mut self, code: u8, dst: u8, offset: i16, src: u8) {
+        self.text.push(instruction(code, dst, src, offset, 0));
+    }
+
+    /// `dst` becomes the map with this descriptor.
+    pub(super) fn map(&mut self, dst: u8, descriptor: i32) {
+        self.text.push(instruction(code::LOAD_WIDE, dst, MAP_BY_DESCRIPTOR, 0, descriptor));
+        self.text.push(0);
+    }
+
+    /// Calls a function of the kernel.
+    pub(super) fn call(&mut self, function: i32) {
+        self.text.push(instruction(code::CALL, 0, 0, 0, function));
+    }
+
+    /// Ends with what is in register 0.
+    pub(super) fn exit(&mut self) {
+        self.text.push(instruction(code::EXIT, 0, 0, 0, 0));
+    }
+
+    /// Goes on at `to`.
+    pub(super) fn jump(&mut self, to: Label) {
+        self.jump_if(code::JUMP, 0, 0, to);
+    }
+
+    /// Goes on at `to` when `dst` compares so with `value`.
+    pub(super) fn jump_if(&mut self, code: u8, dst: u8, value: i32, to: Label) {
+        self.jumps.push((self.text.len(), to));
+        self.text.push(instruction(code, dst, 0, 0, value));
+    }
+
+    /// Goes on at `to` when `dst` compares so with `src`.
+    pub(super) fn jump_if_register(&mut self, code: u8, dst: u8, src: u8, to: Label) {
+        self.jumps.push((self.text.len(), to));
+        self.text.push(instruction(code, dst, src, 0, 0));
+    }
+
+    /// The program.
+    pub(super) fn finish(self) -> Vec<u64> {
+        let Self { mut text, places, jumps } = self;
+        for (at, to) in jumps {
+            // A label without place leads to the jump itself, which the kernel refuses.
+            let distance = places[to.0].map_or(-1, |place| place as i64 - at as i64 - 1);
+            let [code, registers, _, _, a, b, c, d] = text[at].to_ne_bytes();
+            let [low, high] = i16::try_from(distance).unwrap_or(-1).to_le_bytes();
+            text[at] = u64::from_ne_bytes([code, registers, low, high, a, b, c, d]);
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instructions_as_the_kernel_lays_them_out() {
+        assert_eq!(instruction(0x61, 2, 1, 16, 0).to_ne_bytes(), [0x61, 0x12, 16, 0, 0, 0, 0, 0]);
+        assert_eq!(
+            instruction(0xb7, 3, 0, 0, -2).to_ne_bytes(),
+            [0xb7, 3, 0, 0, 0xfe, 0xff, 0xff, 0xff]
+        );
+    }
+
+    #[test]
+    fn jumps_lead_to_their_places() {
+        let mut assembly = Assembly::default();
+        let (back, end) = (assembly.label(), assembly.label());
+        assembly.place(back);
+        assembly.value(code::MOVE, 0, 2);
+        assembly.jump_if(code::JUMP_IF_EQUAL, 0, 7, end);
+        assembly.jump_if_register(code::JUMP_IF_ABOVE_REGISTER, 4, 3, back);
+        assembly.place(end);
+        assembly.exit();
+        let expected = [
+            instruction(0xb7, 0, 0, 0, 2),
+            instruction(0x15, 0, 0, 1, 7),
+            instruction(0x2d, 4, 3, -3, 0),
+            instruction(0x95, 0, 0, 0, 0),
+        ];
+        assert_eq!(assembly.finish(), expected);
+    }
+}
