@@ -296,7 +296,7 @@ impl Balancer {
         let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
         let mut options = ServerOptions::new(dir.path().to_owned(), CLUSTER, vec![1]);
         let said = |e: capture::OpenError| e.to_string();
-        let plan = Plan::new(source, false, Pace::default()).map_err(said)?;
+        let plan = Plan::new(source, false, Pace::default(), false).map_err(said)?;
         options.working_set += plan.frames();
         let region = Region::new(&options).map_err(|e| e.to_string())?;
         let input: Input = plan.open(&region.memory(0)).map_err(said)?;
