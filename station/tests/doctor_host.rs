@@ -234,6 +234,11 @@ fn n08_how_interfaces_are_read() {
         patient.ask("N08").finds("N08", "warning", &parts);
         patient.conf("CJ_IFACE=afp:tap1\n");
         seen(&patient, "tap1: AF_PACKET, as configured");
+        patient.conf("CJ_IFACE=xdp:tap0\nCJ_PREFILTER=true\n");
+        seen(&patient, "tap0: AF_XDP, as configured");
+        patient.conf("CJ_IFACE=afp:tap1\nCJ_PREFILTER=true\n");
+        let parts = ["frames of tap1 are not filtered in the kernel", "CJ_IFACE=xdp:tap1"];
+        patient.ask("N08").finds("N08", "warning", &parts);
     });
 }
 

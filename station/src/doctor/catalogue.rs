@@ -59,7 +59,7 @@ pub(crate) const CHECKS: &[Check] = checks![
     ("N05", "receive queues of the card", "E/W", INGEST, "", "PF_RING needs one; AF_XDP one socket each with a symmetric hash", "ethtool -L IF combined 1", interfaces::receive_queues),
     ("N06", "traffic arrives, without tunnels", "W", INGEST, "CAP_NET_RAW", "no frames, or most are GRE, ERSPAN, GTP or MPLS", "check the tap; ZBALANCE_HASH_MODE, PARSE_GRE_OFFSET", interfaces::traffic),
     ("N07", "both directions are seen", "W", INGEST, "CAP_NET_RAW", "the tap copies one direction", "connect both; CJ_IFACE=IF1,IF2", interfaces::directions),
-    ("N08", "how interfaces are read", "W", INGEST, "CAP_NET_RAW", "one has an address, so that AF_XDP is not tried", "ip addr flush dev IF, or CJ_IFACE=afp:IF", selection::back_ends),
+    ("N08", "how interfaces are read", "W", INGEST, "CAP_NET_RAW", "one has an address, so that AF_XDP is not tried, or CJ_PREFILTER is on without AF_XDP", "ip addr flush dev IF, or CJ_IFACE=afp:IF", selection::back_ends),
     ("P01", "module pf_ring", "E", INGEST, "", "not loaded", "modprobe pf_ring", pf_ring::module),
     ("P02", "versions of PF_RING", "E", INGEST, "", "library, module or PFRING_VER differ", "install the same version", pf_ring::versions),
     ("P03", "zero-copy driver", "E", INGEST, "", "Polling Mode is NAPI: the interface runs with its ordinary driver", "pf_ringcfg --configure-driver, or station setup --driver", pf_ring::polling),

@@ -17,7 +17,7 @@ pub(crate) fn back_ends(probe: &Probe) -> Checked {
             Some((back_end @ ("xdp" | "afp" | "pcap"), name)) => (back_end, name),
             _ => ("", name),
         };
-        seen.push(match (back_end, station.backend) {
+        let text = match (back_end, station.backend) {
             ("pcap", _) => format!("{name}: a recording"),
             ("xdp", _) | ("", IngestBackend::Xdp) => format!("{name}: AF_XDP, as configured"),
             ("afp", _) | ("", IngestBackend::AfPacket) => {
@@ -38,12 +38,24 @@ pub(crate) fn back_ends(probe: &Probe) -> Checked {
                     Err(error) => format!("{error}"),
                 }
             }
-        });
+        };
+        if station.prefilter && !text.contains(": AF_XDP") {
+            findings.push(not_filtered(name, &text));
+        }
+        seen.push(text);
     }
     if seen.is_empty() {
         return Err(Outcome::Skipped("CJ_IFACE is empty (N01)".to_owned()));
     }
     Ok(Outcome::of(findings, seen.join("; ")))
+}
+
+fn not_filtered(name: &str, evidence: &str) -> Finding {
+    Finding::warning(
+        format!("frames of {name} are not filtered in the kernel: CJ_PREFILTER is for AF_XDP"),
+        evidence,
+        format!("CJ_IFACE=xdp:{name} when AF_XDP is to read it, otherwise CJ_PREFILTER=false"),
+    )
 }
 
 fn has_address(name: &str, address: &str) -> Finding {
