@@ -12,7 +12,7 @@ use detector::crew::{Post, Recipe};
 use detector::outlets::{Outlets, PacketSink, Passage};
 use detector::pending::{Outcome, Pending};
 use detector::sessions::{PackedKey, Sessions};
-use detector::source::{Burst, Each, FrameSource, SourceState};
+use detector::source::{About, Burst, Each, FrameSource, SourceState};
 use detector::worker::{Bounds, Endpoints, Exits, Shared, TestString, Worker};
 use etherparse::PacketBuilder;
 use parking_lot::Mutex;
@@ -217,7 +217,7 @@ impl FrameSource for Noting {
         let burst = self.consumer.receive(timeout);
         self.read.store(self.epoch.elapsed().as_nanos() as u64, Relaxed);
         let frames: Vec<&[u8]> = burst.iter().map(|frame| frame.data).collect();
-        each(&frames, None);
+        each(&frames, About::default());
         Ok(Burst::Frames(frames.len()))
     }
 

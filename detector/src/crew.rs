@@ -177,8 +177,12 @@ impl Recipe {
         while !self.stop.load(Relaxed) {
             time.fresh = false;
             self.post.beat();
-            let burst = source.burst(BURST_TIMEOUT, &mut |frames, stamp| {
-                worker.packets(frames, time.of(stamp));
+            let burst = source.burst(BURST_TIMEOUT, &mut |frames, about| {
+                let now = time.of(about.stamp);
+                match about.incomplete {
+                    0 => worker.packets(frames, now),
+                    incomplete => worker.incomplete_packets(frames, incomplete, now),
+                }
             });
             worker.finish();
             let end = burst? == Burst::Ended;
@@ -288,7 +292,7 @@ mod tests {
     use super::*;
     use crate::candidates::Candidates;
     use crate::outlets::{Discard, Passage};
-    use crate::source::Each;
+    use crate::source::{About, Each};
     use std::collections::VecDeque;
     use std::sync::mpsc::{Receiver, channel};
 
@@ -307,7 +311,7 @@ mod tests {
         fn burst(&mut self, _: Duration, each: &mut Each<'_>) -> io::Result<Burst> {
             match self.0.pop_front() {
                 Some(Act::Frame) => {
-                    each(&[&[0; 60]], None);
+                    each(&[&[0; 60]], About::default());
                     Ok(Burst::Frames(1))
                 }
                 Some(Act::Panic) => panic!("planted"),

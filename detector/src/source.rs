@@ -1,7 +1,7 @@
 //! Where a worker's frames come from.
 
 use crate::triage::GROUP;
-use shm::{Consumer, ConsumerOptions, ConsumerState, Packed};
+use shm::{Consumer, ConsumerOptions, ConsumerState, FrameFlags, Packed};
 use std::time::{Duration, Instant};
 
 /// What a burst brought.
@@ -13,13 +13,22 @@ pub enum Burst {
     Ended,
 }
 
-/// Takes frames that lie side by side, and when they were captured, in nanoseconds, where that is not now.
-pub type Each<'a> = dyn FnMut(&[&[u8]], Option<u64>) + 'a;
+/// What is known of frames that lie side by side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct About {
+    /// When they were captured, in nanoseconds, where that is not now.
+    pub stamp: Option<u64>,
+    /// Those of the first 32 whose layer-4 checksum was never computed, one bit each, the first one's the lowest.
+    pub incomplete: u32,
+}
+
+/// Takes frames that lie side by side.
+pub type Each<'a> = dyn FnMut(&[&[u8]], About) + 'a;
 
 /// Something that hands out captured Ethernet frames.
 pub trait FrameSource: Send {
     /// Waits at most `timeout` for frames and hands them to `each`, as many at a time as lie side by
-    /// side, with the time of their capture in nanoseconds where the source replays a recording.
+    /// side.
     ///
     /// # Errors
     /// When the source has failed; it may be opened anew.
@@ -102,15 +111,17 @@ impl FrameSource for Queue {
         let mut frames = burst.iter();
         let mut group: [&[u8]; GROUP] = [&[]; GROUP];
         loop {
-            let mut filled = 0;
+            let (mut filled, mut incomplete) = (0, 0);
             for (slot, frame) in group.iter_mut().zip(&mut frames) {
                 *slot = frame.data;
+                let is = frame.flags.has(FrameFlags::CHECKSUM_INCOMPLETE);
+                incomplete |= u32::from(is) << filled;
                 filled += 1;
             }
             if filled == 0 {
                 return Ok(Burst::Frames(count));
             }
-            each(&group[..filled], None);
+            each(&group[..filled], About { stamp: None, incomplete });
         }
     }
 
@@ -171,7 +182,8 @@ impl FrameSource for Captured {
             return Ok(Burst::Frames(0));
         }
         let mut hand = |frame: capture::Frame<'_>| {
-            each(&[frame.data], recording.then_some(frame.timestamp));
+            let stamp = recording.then_some(frame.timestamp);
+            each(&[frame.data], About { stamp, incomplete: frame.checksum_incomplete.into() });
         };
         match self.source.burst(BURST, timeout, &mut hand) {
             Ok(capture::Burst::Frames(count)) => Ok(Burst::Frames(count)),

@@ -14,7 +14,7 @@ use crate::test_strings;
 use crate::triage::{GROUP, Group};
 use arc_swap::ArcSwap;
 use capture::tun::Sent;
-use packet::{Frame, Ignored, Ip, Ipv4, Ipv6, Tcp, Transport, Udp};
+use packet::{Frame, Ignored, Ip, Ipv4, Ipv6, Tcp, Transport, Udp, completion};
 use session::Proto;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -92,6 +92,10 @@ pub struct Worker<E> {
     pub(crate) flows: Flows,
     pub(crate) straddling: Straddling,
     pub(crate) exits: E,
+    /// The layer-4 checksum of the present packet was never computed.
+    is_incomplete: bool,
+    /// A copy of it with the checksum.
+    completed: Vec<u8>,
 }
 
 /// An IP packet, as far as the decisions need it.
@@ -155,7 +159,8 @@ impl<E: Exits> Worker<E> {
     /// A worker that skips `tunnel_offset` bytes of every frame.
     pub fn new(shared: Shared, tunnel_offset: usize, bounds: Bounds, exits: E) -> Self {
         let (flows, straddling) = (Flows::new(bounds.flows), Straddling::new(bounds.straddling));
-        Self { shared, tunnel_offset, flows, straddling, exits }
+        let (is_incomplete, completed) = (false, Vec::new());
+        Self { shared, tunnel_offset, flows, straddling, exits, is_incomplete, completed }
     }
 
     /// Decides about the frames of a burst, which were captured at `now`.
@@ -167,6 +172,17 @@ impl<E: Exits> Worker<E> {
         for group in frames.chunks(GROUP) {
             self.group(group, now);
         }
+    }
+
+    /// The same where those whose bit is set in `incomplete`, the first one's the lowest, came from this host without
+    /// layer-4 checksum: the way into a tun device completes it (`spec/ingest.md` 10.3).
+    #[cold]
+    pub fn incomplete_packets(&mut self, frames: &[&[u8]], incomplete: u32, now: Millis) {
+        for (number, frame) in (0..).zip(frames) {
+            self.is_incomplete = incomplete.checked_shr(number).is_some_and(|bits| bits & 1 != 0);
+            self.packet(frame, now);
+        }
+        self.is_incomplete = false;
     }
 
     fn group(&mut self, frames: &[&[u8]], now: Millis) {
@@ -273,17 +289,24 @@ impl<E: Exits> Worker<E> {
         if self.shared.filter.load().contains(ip.source()) {
             return false;
         }
+        let mut packet = ip.captured();
+        if self.is_incomplete {
+            self.completed.clear();
+            self.completed.extend_from_slice(packet);
+            completion::complete(&mut self.completed);
+            packet = &self.completed;
+        }
         let outcome = match self.shared.sessions.lookup(key, now) {
             Match::None => Outcome::Ignored,
             Match::Live => Outcome::Forward,
-            Match::Pending if first => self.exits.hold(key, ip.captured(), now),
+            Match::Pending if first => self.exits.hold(key, packet, now),
             Match::Pending => Outcome::Ignored,
         };
         let counters = &*self.shared.counters;
         match outcome {
             Outcome::Ignored => return false,
             Outcome::Held => counters.held.add(1),
-            Outcome::Forward => self.exits.forward(ip.captured()),
+            Outcome::Forward => self.exits.forward(packet),
         }
         true
     }

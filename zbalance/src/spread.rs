@@ -6,7 +6,7 @@ use arc_swap::{ArcSwap, Cache};
 use packet::distribution::{Mode, Spreader, Target, VlanMap, frame_hash};
 use packet::hash::SymmetricHash;
 use packet::{ETHERTYPE_VLAN, tunnel};
-use shm::{Meta, Producer};
+use shm::{FrameFlags, Meta, Producer};
 
 use crate::filters::Filters;
 use crate::input::Arrival;
@@ -85,7 +85,14 @@ impl Spread {
                 // processor does only after everything written before, frames that miss the cache too.
                 let way = &self.way(frame.data, frame.data.len());
                 let Some(way) = way else { return false };
-                self.copy(frame.data, way, frame.timestamp, producer);
+                let mut meta = self.meta(way, frame.timestamp);
+                if frame.truncated {
+                    meta.flags |= FrameFlags::TRUNCATED;
+                }
+                if frame.checksum_incomplete {
+                    meta.flags |= FrameFlags::CHECKSUM_INCOMPLETE;
+                }
+                self.copy(frame.data, way, &meta, producer);
             }
             Arrival::InPlace(pieces, timestamp) => {
                 let head = pieces.first().map_or(&[][..], |piece| producer.bytes(piece));
@@ -95,7 +102,7 @@ impl Spread {
                 if way.retag || self.distribution.decapsulate {
                     let whole: Vec<u8> =
                         pieces.iter().flat_map(|piece| producer.bytes(piece)).copied().collect();
-                    self.copy(&whole, way, timestamp, producer);
+                    self.copy(&whole, way, &self.meta(way, timestamp), producer);
                 } else {
                     let targets = producer.mirrored(way.targets);
                     producer.send_lent(pieces, &self.meta(way, timestamp), targets);
@@ -113,14 +120,13 @@ impl Spread {
     }
 
     #[inline]
-    fn copy(&mut self, frame: &[u8], way: &Way, timestamp: u64, producer: &mut Producer) {
-        let meta = self.meta(way, timestamp);
+    fn copy(&mut self, frame: &[u8], way: &Way, meta: &Meta, producer: &mut Producer) {
         let bytes = if way.retag || self.distribution.decapsulate {
             self.change(frame, way.retag)
         } else {
             frame
         };
-        producer.send(bytes, &meta, producer.mirrored(way.targets));
+        producer.send(bytes, meta, producer.mirrored(way.targets));
     }
 
     /// What is sent of a frame that may not be sent as it came.

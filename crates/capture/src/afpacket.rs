@@ -309,7 +309,8 @@ impl AfPacket {
         } else {
             data
         };
-        each(Frame { data, timestamp, truncated });
+        let checksum_incomplete = header.tp_status & libc::TP_STATUS_CSUMNOTREADY != 0;
+        each(Frame { data, timestamp, truncated, checksum_incomplete });
         self.offset += header.tp_next_offset as usize;
         true
     }

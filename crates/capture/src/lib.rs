@@ -38,6 +38,8 @@ pub struct Frame<'a> {
     pub timestamp: u64,
     /// The frame was longer on the wire.
     pub truncated: bool,
+    /// The sender, on this host, left the layer-4 checksum to its card, and it was never computed.
+    pub checksum_incomplete: bool,
 }
 
 /// What a burst brought.

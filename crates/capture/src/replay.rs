@@ -234,7 +234,8 @@ impl Source for Replay {
             let Pending { bytes, time, truncated, .. } = &self.frame;
             self.statistics.received += 1;
             self.statistics.truncated += u64::from(*truncated);
-            each(Frame { data: bytes, timestamp: *time, truncated: *truncated });
+            let (timestamp, truncated) = (*time, *truncated);
+            each(Frame { data: bytes, timestamp, truncated, checksum_incomplete: false });
         }
         Ok(Burst::Frames(max))
     }

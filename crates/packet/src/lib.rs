@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod checksum;
+pub mod completion;
 pub mod craft;
 pub mod distribution;
 pub mod frame;

@@ -1,7 +1,7 @@
 //! An interface that the kernel's module captures from, as the reference's simulation build reads it.
 
 use crate::pfring::Naps;
-use crate::source::{Burst, Each, FrameSource, SourceState};
+use crate::source::{About, Burst, Each, FrameSource, SourceState};
 use pfring::Ring;
 use std::io;
 use std::time::Duration;
@@ -22,7 +22,7 @@ impl Interface {
         for count in 0..ROUND {
             match self.0.receive().map_err(io::Error::other)? {
                 // The next one may lie where this one does.
-                Some(frame) => each(&[frame], None),
+                Some(frame) => each(&[frame], About::default()),
                 None => return Ok(count),
             }
         }

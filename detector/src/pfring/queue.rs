@@ -1,7 +1,7 @@
 //! A queue of a ZC cluster. Either side may come first, and go and come back.
 
 use crate::pfring::Naps;
-use crate::source::{self, Burst, Each, FrameSource, SourceState};
+use crate::source::{self, About, Burst, Each, FrameSource, SourceState};
 use pfring::{BURST, Consumer, Library, system};
 use shm::Packed;
 use std::io;
@@ -118,7 +118,8 @@ impl ZcQueue {
     fn round(&mut self, each: &mut Each<'_>) -> usize {
         let mut total = 0;
         while let Some(attached) = &mut self.attached {
-            let count = match attached.consumer.burst(&mut |frames| each(frames, None)) {
+            let count = match attached.consumer.burst(&mut |frames| each(frames, About::default()))
+            {
                 Ok(count) => count,
                 Err(error) => {
                     self.leave(error.to_string());

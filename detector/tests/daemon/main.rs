@@ -5,6 +5,7 @@ mod cases;
 #[allow(dead_code)]
 #[path = "../frames/mod.rs"]
 mod frames;
+mod offload;
 mod service;
 
 use frames::tcp4;

@@ -267,13 +267,13 @@ impl Taken {
             if !received.continued {
                 n += 1;
                 if let Some(data) = self.frames.bytes(received) {
-                    each(Frame { data, timestamp, truncated: false });
+                    each(plain(data, timestamp));
                 }
             } else {
                 let Some(parts) = self.join(socket, n, waiting) else { break };
                 n += parts;
                 if parts as usize <= MAX_PIECES {
-                    each(Frame { data: &self.joined, timestamp, truncated: false });
+                    each(plain(&self.joined, timestamp));
                 } else {
                     self.too_long += 1;
                 }
@@ -316,6 +316,11 @@ impl Taken {
             prefiltered: self.tally.as_ref().map_or(0, |(tally, before)| tally.sum() - before),
         }
     }
+}
+
+/// A frame as AF_XDP hands it out, which tells nothing of its checksum.
+const fn plain(data: &[u8], timestamp: u64) -> Frame<'_> {
+    Frame { data, timestamp, truncated: false, checksum_incomplete: false }
 }
 
 /// The frames, mapped to be read.
