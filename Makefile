@@ -65,7 +65,7 @@ deployment: tools-deployment bin ## Try containers, packages and units: a client
 leaks: build ## Search all that daemons wrote in these runs for clients and secrets (PARTS=run,test: in each of these)
 	@scripts/leaks $(RECORDS) $(subst $(comma), ,$(PARTS))
 
-bench: build ## Print the ratios of the hot paths (ONLY=name,… for some, BASE=DIR beside another build)
+bench: build ## Print the ratios of the hot paths (ONLY=name,… for some, BASE=DIR beside another build, or the reference)
 	@target/release/bench $(if $(ONLY),--only $(ONLY)) $(if $(BASE),--base $(BASE))
 
 counts: tools-counts build ## Count the instructions of the pure kernels against committed figures (RENEW=1 writes them)

@@ -4,8 +4,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::ROWS;
 use crate::measure::Side;
+use crate::{ROWS, daemons};
 
 /// Word that makes this program our side of a row.
 pub(crate) const SIDE: &str = "--side";
@@ -68,11 +68,17 @@ fn output(source: &str) -> Result<PathBuf, String> {
     Ok(me.with_file_name(format!("bench-{name}")))
 }
 
-/// Our side of the row `name` in the build whose programs are in `dir`.
-pub(crate) fn other_build(dir: &Path, name: &str) -> Result<Side, String> {
+/// The row `name` by the programs in `dir`: our side of it in another build, or the daemons of another
+/// implementation.
+pub(crate) fn other(dir: &Path, name: &str) -> Result<Side, String> {
     let program = dir.join("bench");
-    let mut command = Command::new(&program);
-    let listed = Command::new(&program).arg("--list").output();
+    if program.is_file() { other_build(&program, name) } else { daemons::other(dir, name) }
+}
+
+/// Our side of the row `name` by `program`, a bench of another build.
+fn other_build(program: &Path, name: &str) -> Result<Side, String> {
+    let mut command = Command::new(program);
+    let listed = Command::new(program).arg("--list").output();
     let listed = listed.map_err(|e| format!("{}: {e}", program.display()))?;
     if !String::from_utf8_lossy(&listed.stdout).lines().any(|row| row == name) {
         return Err(format!("{} has no such row", program.display()));
@@ -81,7 +87,7 @@ pub(crate) fn other_build(dir: &Path, name: &str) -> Result<Side, String> {
     start_with(command)
 }
 
-/// Serves [`other_build`]: a cost for each line that comes.
+/// Serves [`other`]: a cost for each line that comes.
 pub(crate) fn serve_side(name: &str) -> Result<(), String> {
     let make = ROWS.iter().find(|(row, _)| *row == name).ok_or("there is no such row")?.1;
     let mut row = make()?;

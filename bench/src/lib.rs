@@ -4,7 +4,9 @@
 //! A ratio below 1 means that ours costs less.
 #![forbid(unsafe_code)]
 
+mod accepting;
 pub mod counting;
+mod daemons;
 mod detector;
 mod dtls;
 mod flood;
@@ -22,6 +24,7 @@ mod registrations;
 mod relaying;
 mod report;
 mod ring;
+mod sessions;
 pub mod station;
 mod tag;
 
@@ -50,7 +53,10 @@ pub const ROWS: &[(&str, MakeRow)] = &[
     ("tag-second-key", || Ok(tag::second_key())),
     ("tun-forward-bulk", forwarding::bulk),
     ("tun-forward-ack", forwarding::acknowledgements),
+    ("accept", accepting::row),
     ("relay", relaying::row),
+    ("station-relay", daemons::relay),
+    ("station-sessions", daemons::sessions),
     ("registrations", registrations::alone),
     ("registrations-sinks", registrations::with_sinks),
     ("idle-session-bytes", idle::min),

@@ -21,6 +21,9 @@ pub const OTHER_RELAY: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::L
 
 const CONGESTION_CONTROL: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
 
+/// How long the kernel remembers the translation of a connection that has ended, in seconds.
+const REMEMBERED: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_time_wait";
+
 const RULES: &str = "\
 table ip bench {
   chain output {
@@ -46,6 +49,12 @@ pub fn enter() -> Result<(), String> {
     tool("ip", &["route", "add", "local", "198.51.100.0/24", "dev", "lo"], "")?;
     tool("ip", &["route", "add", "local", "192.122.190.0/24", "dev", "lo"], "")?;
     tool("nft", &["-f", "-"], RULES)
+}
+
+/// Lets the kernel forget connections soon after their end: tens of thousands of short ones would fill its
+/// table. Inside the network only.
+pub(crate) fn forget_soon() -> Result<(), String> {
+    std::fs::write(REMEMBERED, "1").map_err(|e| format!("{REMEMBERED}: {e}"))
 }
 
 pub(crate) fn tool(program: &str, arguments: &[&str], input: &str) -> Result<(), String> {

@@ -7,6 +7,7 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::time::Duration;
 
 use application::Station;
 
@@ -57,8 +58,22 @@ pub(crate) fn host() -> Result<(), String> {
             "plain" => relay_plainly(&plain, phantom, &covert).map_err(failed)?,
             other => return Err(format!("{HOST}: unknown question {other}")),
         };
-        Ok(spent * 1e3 * GIGABYTE / BYTES as f64)
+        Ok(per_gigabyte(Duration::from_secs_f64(spent)))
     })
+}
+
+/// Milliseconds per GB where a download took `spent`.
+pub(crate) fn per_gigabyte(spent: Duration) -> f64 {
+    spent.as_secs_f64() * 1e3 * GIGABYTE / BYTES as f64
+}
+
+/// A download through a Min tunnel of the first registration.
+pub(crate) fn whole_download(phantom: SocketAddr, covert: &Arc<TcpListener>) -> Result<(), String> {
+    let tag = keys::SharedSecret::new(&station::secret(0)).min_identifier();
+    let covert = Arc::clone(covert);
+    let client = std::thread::spawn(move || download(phantom, &tag, &covert));
+    let received = client.join().expect("the client does not panic").map_err(|e| e.to_string())?;
+    if received == BYTES { Ok(()) } else { Err(format!("{received} bytes of {BYTES} came")) }
 }
 
 /// Thread time in seconds of a download through a tunnel of `station`.
@@ -82,7 +97,7 @@ async fn tunnel(
 }
 
 /// Thread time in seconds of a download through a relay that reads and writes 32 KiB at a time.
-fn relay_plainly(
+pub(crate) fn relay_plainly(
     relay: &TcpListener,
     phantom: SocketAddr,
     covert: &Arc<TcpListener>,

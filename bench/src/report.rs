@@ -1,7 +1,7 @@
 //! Running rows and writing them down.
 
 use crate::measure::{Cost, Costs, measure};
-use crate::{ROWS, Row, foreign, forwarding, http, receiving, relaying, ring};
+use crate::{ROWS, Row, accepting, daemons, foreign, forwarding, http, receiving, relaying, ring};
 use serde::Serialize;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,8 @@ const USAGE: &str = "\
 Usage: bench [--only NAME,…] [--base DIR] [--list]
 
 Prints `bench NAME ours=… baseline=… ratio=…` for every hot path and writes target/bench.json.
-With --base, also our side of the same row by the program bench in DIR, another build of it.
+With --base, also our side of the same row by the program bench in DIR, another build of it; where DIR has
+none, the rows station-… by the daemons in it, which may be another implementation's.
 ";
 
 /// How a run ended.
@@ -91,7 +92,7 @@ struct Line {
 impl Line {
     /// Measures `row`; also whether its baseline is implausible.
     fn measure(name: &'static str, mut row: Row, base: Option<&Path>) -> Option<(Self, bool)> {
-        let other = |dir| foreign::other_build(dir, name);
+        let other = |dir| foreign::other(dir, name);
         let mut other = base.map_or_else(|| Err(String::new()), other);
         let costs = measure(&mut row, &mut other)?;
         let Costs { ours, baseline, other: base_cost } = costs;
@@ -194,10 +195,10 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Wanted>, Stri
             }
             "--base" => {
                 let dir = PathBuf::from(words.next().ok_or("--base needs a folder")?);
-                if !dir.join("bench").is_file() {
+                if !["bench", daemons::APPLICATION].iter().any(|name| dir.join(name).is_file()) {
                     let dir = dir.display();
                     return Err(format!(
-                        "--base {dir}: there is no program bench in it; build it there"
+                        "--base {dir}: there is neither our bench nor an application in it; build one there"
                     ));
                 }
                 wanted.base = Some(dir);
@@ -228,6 +229,18 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Wanted>, Stri
             }
             forwarding::HOST => {
                 forwarding::host()?;
+                return Ok(None);
+            }
+            accepting::HOST => {
+                accepting::host()?;
+                return Ok(None);
+            }
+            accepting::CLIENTS => {
+                accepting::clients()?;
+                return Ok(None);
+            }
+            daemons::HOST => {
+                daemons::host(words.next().ok_or("no daemon given")?.as_ref())?;
                 return Ok(None);
             }
             relaying::HOST => {

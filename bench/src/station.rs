@@ -1,12 +1,13 @@
 //! The application's library as the rows use it, and the registrations that they give it.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use application::daemon::accept;
 use application::dtls::{NatEntries, Service, Sockets};
-use application::intake::{self};
+use application::intake::{self, Served};
 use application::policy::Policy;
 use application::{Station, listener};
 use rand_chacha::ChaCha20Rng;
@@ -24,6 +25,13 @@ pub const PHANTOMS: &str = "[Networks]\n[Networks.1]\nGeneration = 1\n\
 const CONFIGURATION: &str = include_str!("../../conf/app_config.toml");
 /// Its line that reads the addresses of the host, which a measurement must not depend on.
 const PUBLIC_ADDRESSES: &str = "covert_blocklist_public_addrs = true";
+
+/// Names of the files that [`files`] writes.
+pub const SETTINGS: &str = "app.toml";
+/// See [`SETTINGS`].
+pub const PHANTOM_FILE: &str = "phantoms.toml";
+/// The station's private key.
+pub const PRIVATE_KEY: [u8; 32] = [0x40; 32];
 
 /// The secret of registration `number`.
 pub fn secret(number: u64) -> [u8; 32] {
@@ -70,7 +78,7 @@ pub fn start(redis_url: &str) -> Result<Arc<Station>, String> {
 fn build(redis_url: &str) -> Result<Station, String> {
     let (mut settings, policy) = settings()?;
     settings.redis_url = Some(redis_url.to_owned());
-    let key = keys::StationKey::from_private(&[0x40; 32]).map_err(|e| e.to_string())?;
+    let key = keys::StationKey::from_private(&PRIVATE_KEY).map_err(|e| e.to_string())?;
     Ok(Station::new(&settings, policy, vec![key]))
 }
 
@@ -120,15 +128,37 @@ pub fn listen_dtls() -> Result<Arc<Station>, String> {
     Ok(station)
 }
 
+/// Writes the configuration and the phantom file of every row into `folder`.
+///
+/// # Errors
+/// When the folder cannot be written.
+pub fn files(folder: &Path) -> std::io::Result<()> {
+    let text = CONFIGURATION.replace(PUBLIC_ADDRESSES, "covert_blocklist_public_addrs = false");
+    std::fs::write(folder.join(SETTINGS), text)?;
+    std::fs::write(folder.join(PHANTOM_FILE), PHANTOMS)
+}
+
 fn settings() -> Result<(conf::Application, Policy), String> {
     let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
-    let (settings, phantoms) = (dir.path().join("app.toml"), dir.path().join("phantoms.toml"));
-    let text = CONFIGURATION.replace(PUBLIC_ADDRESSES, "covert_blocklist_public_addrs = false");
-    std::fs::write(&settings, text).map_err(|e| e.to_string())?;
-    std::fs::write(&phantoms, PHANTOMS).map_err(|e| e.to_string())?;
+    files(dir.path()).map_err(|e| e.to_string())?;
+    let (settings, phantoms) = (dir.path().join(SETTINGS), dir.path().join(PHANTOM_FILE));
     let settings = conf::Application::load(&settings).map_err(|e| e.to_string())?.value;
     let (policy, _) = Policy::build(&settings, &phantoms).map_err(|e| e.to_string())?;
     Ok((settings, policy))
+}
+
+/// Phantom and port of registration `number`, which no station has seen yet.
+///
+/// # Errors
+/// When a station would refuse it.
+pub fn phantom(transport: Transport, number: u64) -> Result<SocketAddr, String> {
+    let (settings, policy) = settings()?;
+    let (v4, v6) = (settings.enable_v4, settings.enable_v6);
+    let served = Served { v4, v6, transports: vec![transport] };
+    let read = intake::read(&frame(transport, number), &served, &policy);
+    let registrations = read.map_err(|e| e.to_string())?.registrations;
+    let first = registrations.first().ok_or("no registration in the message")?;
+    Ok(first.phantom_endpoint())
 }
 
 /// Tracks registration `number`; its phantom and port.
