@@ -46,7 +46,7 @@ fn threads(dir: &Path, count: usize) {
 
 /// Starts an application and waits until it is ready; it takes over where there is one already. Nobody
 /// but the application keeps its descriptors.
-fn launch(dir: &Path, take_over: bool) -> Child {
+fn launch(dir: &Path, take_over: bool) -> Application {
     let path = dir.join("ready");
     let _ = std::fs::remove_file(&path);
     let ready = UnixDatagram::bind(&path).unwrap();
@@ -54,7 +54,7 @@ fn launch(dir: &Path, take_over: bool) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_application"));
     environment(&mut command, dir).env("NOTIFY_SOCKET", &path);
     command.args(take_over.then_some("--take-over"));
-    let child = command.spawn().unwrap();
+    let child = Application(command.spawn().unwrap());
     let mut text = [0; 4096];
     while !text.starts_with(b"READY=1") {
         ready.recv(&mut text).expect("the application does not become ready");
@@ -62,13 +62,22 @@ fn launch(dir: &Path, take_over: bool) -> Child {
     child
 }
 
-fn left(mut old: Child) {
-    assert!(old.wait().unwrap().success());
+/// A process that ends with this value, also where a test fails.
+struct Application(Child);
+
+impl Application {
+    /// Waits until it leaves by itself.
+    fn left(mut self) {
+        assert!(self.0.wait().unwrap().success());
+    }
 }
 
-fn kill(mut child: Child) {
-    child.kill().unwrap();
-    child.wait().unwrap();
+impl Drop for Application {
+    fn drop(&mut self) {
+        // It may have left.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Listeners on the port.
@@ -146,7 +155,7 @@ fn carry(stream: &mut TcpStream, sent: u8) -> io::Result<()> {
 struct Clients {
     stop: Arc<AtomicBool>,
     good: Arc<AtomicUsize>,
-    threads: Vec<JoinHandle<Vec<io::Error>>>,
+    threads: Vec<JoinHandle<io::Result<()>>>,
 }
 
 impl Clients {
@@ -155,33 +164,39 @@ impl Clients {
         let threads = (0..CLIENTS).map(|_| {
             let (stop, good) = (Arc::clone(&stop), Arc::clone(&good));
             std::thread::spawn(move || {
-                let mut failed = Vec::new();
-                while !stop.load(Relaxed) && failed.is_empty() {
-                    match open(phantom) {
-                        Ok(_) => drop(good.fetch_add(1, Relaxed)),
-                        Err(error) => failed.push(error),
-                    }
+                while !stop.load(Relaxed) {
+                    open(phantom)?;
+                    good.fetch_add(1, Relaxed);
                 }
-                failed
+                Ok(())
             })
         });
         let threads = threads.collect();
         Self { stop, good, threads }
     }
 
-    /// Waits until so many more connections were good.
-    fn more(&self) {
+    /// Waits until so many more connections were good. A client whose connection failed has ended.
+    fn more(&mut self) {
         let before = self.good.load(Relaxed);
         until("clients connect", || {
-            let ended = self.threads.iter().any(JoinHandle::is_finished);
-            ended || self.good.load(Relaxed) >= before + ENOUGH
+            if let Some(ended) = self.threads.iter().position(JoinHandle::is_finished) {
+                panic!(
+                    "a connection failed: {}",
+                    self.threads.remove(ended).join().unwrap().unwrap_err()
+                );
+            }
+            self.good.load(Relaxed) >= before + ENOUGH
         });
     }
 
-    /// Stops: what failed.
-    fn stop(self) -> Vec<io::Error> {
+    /// Stops, once every connection has come to its end.
+    fn stop(self) {
         self.stop.store(true, Relaxed);
-        self.threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        for thread in self.threads {
+            if let Err(error) = thread.join().unwrap() {
+                panic!("a connection failed: {error}");
+            }
+        }
     }
 }
 
@@ -193,19 +208,17 @@ fn numbers() {
     threads(dir, 1);
     let mut application = launch(dir, false);
     let phantom = register(dir, &publisher);
-    let clients = Clients::start(phantom);
+    let mut clients = Clients::start(phantom);
     clients.more();
     assert_eq!(listeners(), 1);
     for (count, expected) in [(4, 4), (4, 4), (1, 4), (6, 6)] {
         threads(dir, count);
         let successor = launch(dir, true);
-        left(std::mem::replace(&mut application, successor));
+        std::mem::replace(&mut application, successor).left();
         clients.more();
         assert_eq!(listeners(), expected, "with {count} threads");
     }
-    let failed = clients.stop();
-    assert!(failed.is_empty(), "{failed:?}");
-    kill(application);
+    clients.stop();
 }
 
 #[test]
@@ -253,7 +266,7 @@ fn older_successor() {
         carry(tunnel, b'y').unwrap();
     }
     drop(tunnels);
-    left(application);
+    application.left();
 }
 
 #[test]
@@ -291,7 +304,7 @@ fn older_predecessor() {
     clients.extend((0..100).map(|_| TcpStream::connect(address).unwrap()));
     until("every connection is accepted", || accepted(dir) == clients.len() as u64);
     drop(open(register(dir, &publisher)).unwrap());
-    kill(application);
+    drop(application);
 }
 
 #[test]
@@ -323,7 +336,7 @@ fn one_place() {
     assert_eq!(closed, 20);
     drop(clients);
     until("all of them are accepted", || accepted(dir) == 23);
-    kill(application);
+    drop(application);
 }
 
 #[test]
