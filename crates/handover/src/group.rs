@@ -12,24 +12,12 @@ use std::os::fd::AsRawFd;
 ///
 /// # Errors
 /// When the kernel refuses: `listener` is in no group.
-#[allow(unsafe_code)]
 pub fn steer_to_first(listener: &TcpListener) -> io::Result<()> {
     // A program of one step, whose result is the number of the listener.
     let code = (libc::BPF_RET | libc::BPF_K) as u16;
     let mut steps = [libc::sock_filter { code, jt: 0, jf: 0, k: 0 }];
     let program = libc::sock_fprog { len: 1, filter: steps.as_mut_ptr() };
-    // SAFETY: the socket is open while it is borrowed; the kernel reads the program and its one step,
-    // which live until the call returns.
-    let result = unsafe {
-        libc::setsockopt(
-            listener.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_REUSEPORT_CBPF,
-            (&raw const program).cast(),
-            size_of::<libc::sock_fprog>() as libc::socklen_t,
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    set(listener, libc::SO_ATTACH_REUSEPORT_CBPF, &program)
 }
 
 /// Spreads connections over the group of `listener` again. Without an earlier [`steer_to_first`]
@@ -37,25 +25,29 @@ pub fn steer_to_first(listener: &TcpListener) -> io::Result<()> {
 ///
 /// # Errors
 /// When the kernel refuses.
-#[allow(unsafe_code)]
 pub fn spread(listener: &TcpListener) -> io::Result<()> {
-    let unused = 0i32;
-    // SAFETY: the socket is open while it is borrowed, and the kernel reads the four bytes of `unused`.
+    // The kernel wants a number, and does not look at it.
+    set(listener, libc::SO_DETACH_REUSEPORT_BPF, &0i32).or_else(|error| {
+        match error.raw_os_error() {
+            // There is no program, or no group yet.
+            Some(libc::ENOENT | libc::EINVAL) => Ok(()),
+            _ => Err(error),
+        }
+    })
+}
+
+#[allow(unsafe_code)]
+fn set<T>(listener: &TcpListener, option: libc::c_int, value: &T) -> io::Result<()> {
+    // SAFETY: the socket is open while it is borrowed; the kernel only reads `value`, and what it refers to,
+    // which live until the call returns.
     let result = unsafe {
         libc::setsockopt(
             listener.as_raw_fd(),
             libc::SOL_SOCKET,
-            libc::SO_DETACH_REUSEPORT_BPF,
-            (&raw const unused).cast(),
-            size_of::<i32>() as libc::socklen_t,
+            option,
+            std::ptr::from_ref(value).cast(),
+            size_of::<T>() as libc::socklen_t,
         )
     };
-    match result {
-        0 => Ok(()),
-        _ => match io::Error::last_os_error() {
-            // There is no program, or no group yet.
-            error if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)) => Ok(()),
-            error => Err(error),
-        },
-    }
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use crate::abi::{FrameFlags, ring};
 use crate::consumer::connect_as;
 use crate::handshake::{ANY_SET, Answer, Hello, Role};
+use crate::packed::{Packed, State};
 use crate::queue::{QueueMap, Ring};
 use crate::{Consumer, ConsumerOptions, Event, Meta, Producer, Server, ServerOptions};
 use std::sync::atomic::Ordering;
@@ -220,6 +221,36 @@ fn frames_that_are_named_come_back_in_any_order() {
         assert!(balancer.poll().is_empty());
     }
     assert!(balancer.producer.all_free(), "a frame leaked");
+}
+
+/// A queue as an older balancer gives it, or an older process hands it over: its frames must be named.
+#[test]
+fn a_consumer_names_frames_where_it_has_to() {
+    let mut balancer = balancer();
+    let path = balancer.server.path().to_owned();
+    let dir = path.parent().unwrap().to_owned();
+    let hello = Hello { in_order: false, ..Hello::new(Role::Consumer, ANY_SET, 0) };
+    let (socket, answer, fds) =
+        balancer.until(move || connect_as(&path, hello, Duration::from_secs(5))).unwrap();
+    let Answer::Welcome { slots, generation, .. } = answer else { panic!("{answer:?}") };
+    let [frames, queue] = fds.try_into().unwrap();
+    let state = State { slots, generation, indices: vec![(0, 0)] }.encode();
+    let packed = Packed { descriptors: [socket, frames, queue], state };
+    let mut consumer = Consumer::unpack(ConsumerOptions::new(dir, 98, 0), packed).unwrap();
+    // Around the ring several times, and across its end within a burst.
+    for round in 0..20u8 {
+        for _ in 0..24 {
+            balancer.producer.send(&[round; 32], &Meta::default(), 1);
+        }
+        balancer.producer.flush();
+        let burst = consumer.receive(Duration::from_secs(5));
+        assert_eq!(burst.len(), 24);
+        assert!(burst.iter().all(|frame| frame.data == [round; 32]));
+        consumer.release();
+        balancer.producer.tick();
+        assert_eq!(balancer.producer.outstanding(0), Some(0), "round {round}");
+    }
+    assert_eq!(balancer.server.queues()[0].bad_returns, 0);
 }
 
 #[test]
