@@ -7,23 +7,26 @@
 //! process, however it ends, unless a successor has them: an [`Heir`].
 
 mod assembly;
+mod attachment;
 mod bare;
+mod binding;
 mod bpf;
 mod choice;
 mod generator;
 mod heir;
+mod lent;
 mod prefilter;
 mod socket;
 mod tally;
 mod text;
 
-use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use shm::{Loan, Memory, Piece};
 
+pub use attachment::{Attachment, Refusal};
 pub use bare::BareXdp;
 pub use bpf::Hook;
 pub use choice::{AgainstXdp, against_xdp};
@@ -33,17 +36,17 @@ pub use heir::Heir;
 use crate::position::Rings;
 use crate::standby::Standby;
 use crate::{Burst, OpenError, Position, Statistics};
+use binding::{bind_first, is_unsupported};
 use bpf::{Attached, Program, SocketMap};
+use lent::Lent;
 use prefilter::Prefilter;
-use socket::{Binding, Socket};
+use socket::Socket;
 use tally::Tally;
 
 /// Receive queues of one interface at most.
 const MAX_QUEUES: u32 = 64;
 /// Packets that are loaded before they are looked at: the kernel wrote them on another processor.
 const AHEAD: u32 = 8;
-/// Time that the kernel may take to let go of sockets whose process is gone.
-const RELEASE: Duration = Duration::from_secs(2);
 /// Parts of one packet at most; a longer one is dropped.
 const MAX_PIECES: usize = 40;
 
@@ -93,96 +96,6 @@ impl XdpOptions {
     /// Frames that `queues` receive queues use: what the kernel may hold in both rings of each.
     pub const fn frames(self, queues: u32) -> u32 {
         2 * self.entries * queues
-    }
-}
-
-/// How an interface is read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Attachment {
-    /// Where the program runs.
-    pub hook: Hook,
-    /// The driver writes into our memory; otherwise the kernel copies once.
-    pub zero_copy: bool,
-    /// Packets longer than a frame are received.
-    pub fragments: bool,
-    /// Frames that are neither TCP nor UDP are dropped in the kernel.
-    pub prefilter: bool,
-    /// Receive queues that are read.
-    pub queues: u32,
-    /// Entries of the rings of each.
-    pub entries: u32,
-    /// Better ways that were refused.
-    pub refused: Vec<Refusal>,
-}
-
-/// A way to read an interface that was refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// `native` or `zero copy`.
-    pub way: &'static str,
-    /// What the kernel says.
-    pub cause: String,
-}
-
-impl fmt::Display for Attachment {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let hook = match self.hook {
-            Hook::Native => "native",
-            Hook::Generic => "generic",
-        };
-        let copy = if self.zero_copy { "zero copy" } else { "copy" };
-        let Self { queues, entries, .. } = self;
-        write!(f, "AF_XDP, {hook}, {copy}, {queues} queue(s), rings of {entries}")?;
-        if self.prefilter {
-            f.write_str(", prefilter")?;
-        }
-        if !self.fragments {
-            f.write_str(", no frames over one buffer")?;
-        }
-        self.refused.iter().try_for_each(|Refusal { way, cause }| write!(f, "; not {way}: {cause}"))
-    }
-}
-
-/// The frames that are not with the producer, one bit each.
-#[derive(Debug)]
-struct Lent {
-    bits: Vec<u64>,
-    shift: u32,
-}
-
-impl Lent {
-    fn new(memory: &Memory) -> Self {
-        let shift = memory.frame_size().trailing_zeros();
-        Self { bits: vec![0; (memory.len() >> shift).div_ceil(64)], shift }
-    }
-
-    #[inline]
-    fn insert(&mut self, loan: Loan) -> u64 {
-        let offset = loan.into_offset();
-        let index = (offset >> self.shift) as usize;
-        self.bits[index / 64] |= 1 << (index % 64);
-        offset
-    }
-
-    /// The frame that `address` lies in, when it is here.
-    #[inline]
-    fn remove(&mut self, address: u64) -> Option<(Loan, u32)> {
-        let index = usize::try_from(address >> self.shift).ok()?;
-        let (word, bit) = (self.bits.get_mut(index / 64)?, 1 << (index % 64));
-        if *word & bit == 0 {
-            return None;
-        }
-        *word &= !bit;
-        let offset = (index as u64) << self.shift;
-        // SAFETY: the frame was put in by `insert` and is taken out once; the kernel has handed it over, or
-        // its sockets are closed.
-        let loan = unsafe { Loan::from_offset(offset) };
-        Some((loan, u32::try_from(address - offset).ok()?))
-    }
-
-    fn remove_all(&mut self) -> Vec<Loan> {
-        let all = (self.bits.len() * 64) as u64;
-        (0..all).filter_map(|index| Some(self.remove(index << self.shift)?.0)).collect()
     }
 }
 
@@ -457,57 +370,6 @@ impl Xdp {
         let prefiltered = self.tally.as_ref().map_or(0, Tally::sum);
         Statistics { dropped, full, prefiltered, ..self.statistics }
     }
-}
-
-/// Binds the socket of the first queue as well as it can be; with what the driver refused.
-fn bind_first(
-    memory: &Memory,
-    options: XdpOptions,
-    interface: u32,
-    queue: u32,
-    hook: Hook,
-    fragments: bool,
-) -> io::Result<(Socket, Binding, Option<Refusal>)> {
-    let zero_copy = [options.zero_copy && hook == Hook::Native, false];
-    let ways = zero_copy
-        .into_iter()
-        .flat_map(|zero_copy| [fragments, false].map(|fragments| Binding { zero_copy, fragments }));
-    let mut last = io::Error::from_raw_os_error(libc::EOPNOTSUPP);
-    let mut refused = None;
-    for binding in ways {
-        let socket = Socket::new(memory, options.entries, None)?;
-        match bind_patiently(&socket, interface, queue, binding) {
-            Ok(()) => return Ok((socket, binding, refused)),
-            Err(error) if is_unsupported(&error) => {
-                if binding.zero_copy {
-                    refused = Some(Refusal { way: "zero copy", cause: error.to_string() });
-                }
-                last = error;
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Err(last)
-}
-
-/// Binds a socket, also when the queue is not free yet: the kernel lets go of sockets some time after the process
-/// that had them is gone.
-fn bind_patiently(socket: &Socket, interface: u32, queue: u32, binding: Binding) -> io::Result<()> {
-    let until = Instant::now() + RELEASE;
-    loop {
-        match socket.bind(interface, queue, binding, None) {
-            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < until => {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            bound => return bound,
-        }
-    }
-}
-
-fn is_unsupported(error: &io::Error) -> bool {
-    /// The kernel's own number for what a driver cannot do.
-    const ENOTSUPP: i32 = 524;
-    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL | libc::ERANGE | ENOTSUPP))
 }
 
 /// Nanoseconds since the epoch.
