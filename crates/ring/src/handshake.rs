@@ -25,6 +25,8 @@ pub(crate) enum Role {
     Monitor,
     /// A monitor that also sees packets, without taking them from anybody.
     Mirror,
+    /// Enters flows into the table of the kernel fast path.
+    FastPath,
 }
 
 /// The client's first message.
@@ -54,6 +56,7 @@ impl Hello {
         out[8] = match self.role {
             Role::Consumer => 1,
             Role::Monitor | Role::Mirror => 2,
+            Role::FastPath => 3,
         };
         out[9] = self.set;
         out[10..12].copy_from_slice(&self.queue.to_le_bytes());
@@ -74,6 +77,7 @@ impl Hello {
             1 => Role::Consumer,
             2 if flags & PACKETS != 0 => Role::Mirror,
             2 => Role::Monitor,
+            3 => Role::FastPath,
             _ => return None,
         };
         Some(Self {
@@ -108,6 +112,13 @@ pub(crate) enum Answer {
     },
     /// The monitor role is accepted.
     Monitor,
+    /// The role of the fast path is accepted. The descriptor of the table comes with it, when there is one.
+    FastPath {
+        /// Number of the balancer's network namespace.
+        namespace: u64,
+        /// Flows that the table has place for.
+        flows: u32,
+    },
     Refused {
         code: u16,
         pid: u32,
@@ -133,6 +144,12 @@ impl Answer {
             Self::Monitor => {
                 out.extend(0u16.to_le_bytes());
                 out.extend(ABI.to_le_bytes());
+            }
+            Self::FastPath { namespace, flows } => {
+                out.extend(0u16.to_le_bytes());
+                out.extend(ABI.to_le_bytes());
+                out.extend(namespace.to_le_bytes());
+                out.extend(flows.to_le_bytes());
             }
             Self::Refused { code, pid, text } => {
                 out.extend(code.to_le_bytes());
@@ -163,6 +180,14 @@ impl Answer {
         if rest.is_empty() {
             return Some(Self::Monitor);
         }
+        // What a WELCOME has is longer.
+        if rest.len() == 12 {
+            let (namespace, flows) = rest.split_first_chunk::<8>()?;
+            return Some(Self::FastPath {
+                namespace: u64::from_le_bytes(*namespace),
+                flows: u32::from_le_bytes(flows.try_into().ok()?),
+            });
+        }
         let (producers, rest) = rest.split_first_chunk::<4>()?;
         let (slots, rest) = rest.split_first_chunk::<4>()?;
         let (generation, _) = rest.split_first_chunk::<8>()?;
@@ -187,9 +212,9 @@ mod tests {
             set: u8,
             queue: u16,
             in_order: bool,
-            role in 0..3,
+            role in 0..4,
         ) {
-            let role = [Role::Consumer, Role::Monitor, Role::Mirror][role as usize];
+            let role = [Role::Consumer, Role::Monitor, Role::Mirror, Role::FastPath][role as usize];
             let hello = Hello { abi, min_abi, role, set, queue, in_order };
             prop_assert_eq!(Hello::decode(&hello.encode()), Some(hello));
         }
@@ -205,6 +230,7 @@ mod tests {
         for answer in [
             Answer::Welcome { producers: 2, slots: 64, generation: 9 },
             Answer::Monitor,
+            Answer::FastPath { namespace: u64::MAX - 1, flows: 65_536 },
             Answer::refuse(Refusal::Busy, 77, "held".into()),
         ] {
             assert_eq!(Answer::decode(&answer.encode()), Some(answer));

@@ -9,7 +9,10 @@
 //! * A detector worker makes a [`Consumer`] and reads bursts of frames from it; the consumer
 //!   attaches again by itself when the balancer restarts.
 //!
-//! Two flags of a HELLO go beyond the design: a monitor's bit 0 asks for packets (a mirror), and bit 1 says
+//! * Behind a balancer with a kernel fast path, a detector also has the [`fast_path::Table`] of flows that need not come
+//!   to it.
+//!
+//! Role 3 of a HELLO, which asks for that table, and two flags go beyond the design: a monitor's bit 0 asks for packets (a mirror), and bit 1 says
 //! that frames will come back in the order in which they were handed out. A balancer that knows bit 1 sets
 //! feature bit 0 of the queue region, and then the index of returns alone says which frames are back;
 //! otherwise each is named in the ring of returns.
@@ -22,6 +25,7 @@ mod clock;
 mod consumer;
 mod cycle;
 mod error;
+pub mod fast_path;
 mod frames;
 mod handshake;
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The balancer's control side: attaches consumers, watches them, tells about them.
 
 mod door;
+mod fast_path;
 mod holder;
 mod layout;
 mod socket;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 
+use self::fast_path::Offer;
 use self::holder::Holder;
 pub use self::layout::{Region, ServerOptions};
 use self::socket::{listen, take_lock, timespec, write_pid};
@@ -127,6 +129,7 @@ pub struct Server {
     threads: Vec<Thread>,
     strangers: Vec<(OwnedFd, Instant)>,
     monitors: Vec<OwnedFd>,
+    fast_path: Offer,
     draining: bool,
     /// A successor has the control socket.
     left: bool,
@@ -226,6 +229,7 @@ impl Server {
             threads,
             strangers: Vec::new(),
             monitors: Vec::new(),
+            fast_path: Offer::default(),
             draining: false,
             left: false,
             options,
@@ -246,6 +250,12 @@ impl Server {
     /// successor's.
     pub fn leave(&mut self, left: bool) {
         self.left = left;
+    }
+
+    /// Gives this table of the kernel fast path to detectors that ask for it from now on. Flows pass into the
+    /// network namespace of this process.
+    pub fn offer_fast_path(&mut self, table: OwnedFd) {
+        self.fast_path.table = Some(table);
     }
 
     /// The control socket.
@@ -350,6 +360,7 @@ impl Server {
             }
         }
         let others = self.strangers.iter().map(|s| &s.0).chain(&self.monitors);
+        let others = others.chain(&self.fast_path.connections);
         fds.extend(others.map(|fd| PollFd::new(fd, PollFlags::IN)));
         // An interruption or failure only means that we look at everything earlier.
         let _ = rustix::event::poll(&mut fds, timespec(timeout).as_ref());
@@ -357,6 +368,7 @@ impl Server {
 
     /// Detaches consumers that are gone or broke the rules.
     fn reap(&mut self, events: &mut Vec<Event>) {
+        self.fast_path.reap();
         for queue in 0..self.slots.len() {
             if let Some(holder) = &mut self.slots[queue].holder {
                 holder.notice_succession();

@@ -21,7 +21,7 @@ use crate::status::QueueStatus;
 
 /// Connections that have not said what they are, at most.
 const MAX_STRANGERS: usize = 32;
-/// Monitors at most.
+/// Monitors at most, and connections for the fast path.
 const MAX_MONITORS: usize = 32;
 /// Time in which a connection must say HELLO.
 const HELLO_LIMIT: Duration = Duration::from_secs(1);
@@ -81,6 +81,10 @@ impl Server {
                 return;
             }
             Role::Monitor => return,
+            Role::FastPath if self.fast_path.connections.len() < MAX_MONITORS => {
+                return self.fast_path.admit(socket);
+            }
+            Role::FastPath => return,
             _ if self.draining => {
                 Err(Answer::refuse(Refusal::Draining, 0, "zbalance is stopping".into()))
             }
