@@ -7,6 +7,14 @@ pub(super) const fn instruction(code: u8, dst: u8, src: u8, offset: i16, value: 
     u64::from_ne_bytes([code, src << 4 | dst, a, b, c, d, e, f])
 }
 
+/// The register of the stack, which grows down from there.
+pub(super) const STACK: u8 = 10;
+
+/// A half word of the packet, as a program that does not swap it sees it.
+pub(super) const fn seen(value: u16) -> i32 {
+    value.to_be() as i32
+}
+
 /// Operations; those with a value take it from the instruction, those with a source from a register.
 pub(super) mod code {
     pub(in super::super) const LOAD_BYTE: u8 = 0x71;
@@ -85,6 +93,25 @@ impl Assembly {
     pub(super) fn map(&mut self, dst: u8, descriptor: i32) {
         self.text.push(instruction(code::LOAD_WIDE, dst, MAP_BY_DESCRIPTOR, 0, descriptor));
         self.text.push(0);
+    }
+
+    /// Goes to `otherwise` unless `len` bytes behind the address in `packet` come before that in `end`; register
+    /// `free` is used.
+    pub(super) fn reaches(&mut self, packet: u8, end: u8, len: i16, free: u8, otherwise: Label) {
+        self.register(code::COPY, free, packet);
+        self.value(code::ADD, free, len.into());
+        self.jump_if_register(code::JUMP_IF_ABOVE_REGISTER, free, end, otherwise);
+    }
+
+    /// Looks the number in `register` up in the map with this descriptor: register 0 becomes the address of its
+    /// value, or 0. Uses the topmost 4 bytes of the stack.
+    pub(super) fn look_up(&mut self, map: i32, register: u8) {
+        const LOOK_UP: i32 = 1;
+        self.store(code::STORE_WORD, STACK, -4, register);
+        self.map(1, map);
+        self.register(code::COPY, 2, STACK);
+        self.value(code::ADD, 2, -4);
+        self.call(LOOK_UP);
     }
 
     /// Calls a function of the kernel.

@@ -11,7 +11,7 @@ use std::ptr::{self, NonNull};
 use std::time::Duration;
 
 use super::socket::{self, Received, Socket};
-use super::tally::Tally;
+use super::tally::{Tallied, Tally};
 use super::{MAX_PIECES, MAX_QUEUES, clock};
 use crate::afpacket::AfPacket;
 use crate::position::Rings;
@@ -182,7 +182,7 @@ impl Taken {
         let tally = match (rings.tally, descriptors.drain(KEPT..).next()) {
             (Some(processors), Some(map)) => {
                 let tally = Tally::map(map, processors)?;
-                let before = tally.sum();
+                let before = tally.sum(Tallied::Prefiltered);
                 Some((tally, before))
             }
             _ => None,
@@ -313,7 +313,10 @@ impl Taken {
             dropped: self.too_long + dropped.saturating_sub(self.before.0),
             full: full.saturating_sub(self.before.1),
             truncated: 0,
-            prefiltered: self.tally.as_ref().map_or(0, |(tally, before)| tally.sum() - before),
+            prefiltered: self
+                .tally
+                .as_ref()
+                .map_or(0, |(tally, before)| tally.sum(Tallied::Prefiltered) - before),
         }
     }
 }

@@ -41,7 +41,7 @@ use bpf::{Attached, Program, SocketMap};
 use lent::Lent;
 use prefilter::Prefilter;
 use socket::Socket;
-use tally::Tally;
+use tally::{Tallied, Tally};
 
 /// Receive queues of one interface at most.
 const MAX_QUEUES: u32 = 64;
@@ -367,7 +367,7 @@ impl Xdp {
     pub fn statistics(&mut self) -> Statistics {
         let (dropped, full) = socket::losses(&self.sockets);
         let dropped = dropped + self.too_long;
-        let prefiltered = self.tally.as_ref().map_or(0, Tally::sum);
+        let prefiltered = self.tally.as_ref().map_or(0, |tally| tally.sum(Tallied::Prefiltered));
         Statistics { dropped, full, prefiltered, ..self.statistics }
     }
 }

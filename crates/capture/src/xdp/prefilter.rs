@@ -6,11 +6,11 @@
 //! the packet are fixed at each place, and what has no fixed address is read through the kernel: a program
 //! may compute addresses only with CAP_PERFMON, which the balancer does not have.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 
-use super::assembly::{Assembly, Label, code};
+use super::assembly::{Assembly, Label, STACK, code, seen};
 use super::bpf::SocketMap;
-use super::tally::Tally;
+use super::tally::{Tallied, Tally};
 use super::text::{DROP, QUEUE};
 
 /// Registers that keep their values over calls.
@@ -23,8 +23,6 @@ const PACKET: u8 = 2;
 const END: u8 = 3;
 const VALUE: u8 = 4;
 const OTHER: u8 = 5;
-/// The stack, which grows down from here.
-const STACK: u8 = 10;
 
 const TAGS: [u16; 3] = [0x8100, 0x88a8, 0x9100];
 const MAX_TAGS: i16 = 4;
@@ -37,14 +35,7 @@ const FRAGMENT: i32 = 44;
 /// after the first 8.
 const EXTENSIONS: [i32; 3] = [0, 43, 60];
 
-const MAP_LOOKUP: i32 = 1;
-const PROCESSOR: i32 = 8;
 const LOAD_BYTES: i32 = 189;
-
-/// A half word of the packet, as a program that does not swap it sees it.
-const fn seen(value: u16) -> i32 {
-    value.to_be() as i32
-}
 
 /// The stage.
 #[derive(Debug)]
@@ -65,7 +56,7 @@ impl Prefilter<'_> {
         for tags in 0..=MAX_TAGS {
             let network = 14 + 4 * tags;
             let (v4, v6, tag) = (program.label(), program.label(), program.label());
-            reaches(program, network, keep);
+            program.reaches(PACKET, END, network, VALUE, keep);
             program.load(code::LOAD_HALF, VALUE, PACKET, network - 2);
             program.jump_if(code::JUMP_IF_EQUAL, VALUE, seen(0x0800), v4);
             program.jump_if(code::JUMP_IF_EQUAL, VALUE, seen(0x86dd), v6);
@@ -125,25 +116,12 @@ impl Prefilter<'_> {
     /// Drops and counts the packet, unless its queue has no socket.
     fn drop(&self, program: &mut Assembly, map: &SocketMap, keep: Label) {
         program.load(code::LOAD_WORD, VALUE, CONTEXT, QUEUE);
-        look_up(program, map.0.as_raw_fd(), VALUE);
+        program.look_up(map.0.as_raw_fd(), VALUE);
         program.jump_if(code::JUMP_IF_EQUAL, RESULT, 0, keep);
-        program.call(PROCESSOR);
-        look_up(program, self.tally.as_fd().as_raw_fd(), RESULT);
-        let uncounted = program.label();
-        program.jump_if(code::JUMP_IF_EQUAL, RESULT, 0, uncounted);
-        program.value(code::MOVE, VALUE, 1);
-        program.store(code::ADD_IN_MEMORY, RESULT, 0, VALUE);
-        program.place(uncounted);
+        self.tally.count(program, Tallied::Prefiltered);
         program.value(code::MOVE, RESULT, DROP);
         program.exit();
     }
-}
-
-/// Goes to `keep` unless `len` bytes of the packet can be read.
-fn reaches(program: &mut Assembly, len: i16, keep: Label) {
-    program.register(code::COPY, VALUE, PACKET);
-    program.value(code::ADD, VALUE, len.into());
-    program.jump_if_register(code::JUMP_IF_ABOVE_REGISTER, VALUE, END, keep);
 }
 
 /// Goes to `keep` when the protocol in `register` is one that detectors read.
@@ -166,7 +144,7 @@ fn read(program: &mut Assembly, keep: Label) {
 
 /// Judges by the IPv4 header at `at`.
 fn of_ipv4(program: &mut Assembly, at: i16, keep: Label, drop: Label) {
-    reaches(program, at + 20, keep);
+    program.reaches(PACKET, END, at + 20, VALUE, keep);
     program.load(code::LOAD_BYTE, VALUE, PACKET, at);
     program.register(code::COPY, OTHER, VALUE);
     program.value(code::SHIFT_RIGHT, OTHER, 4);
@@ -183,22 +161,13 @@ fn of_ipv4(program: &mut Assembly, at: i16, keep: Label, drop: Label) {
 
 /// Goes on at `walk` behind the IPv6 header at `at`.
 fn of_ipv6(program: &mut Assembly, at: i16, keep: Label, walk: Label) {
-    reaches(program, at + 40, keep);
+    program.reaches(PACKET, END, at + 40, VALUE, keep);
     program.load(code::LOAD_BYTE, VALUE, PACKET, at);
     program.value(code::SHIFT_RIGHT, VALUE, 4);
     program.jump_if(code::JUMP_UNLESS_EQUAL, VALUE, 6, keep);
     program.load(code::LOAD_BYTE, NEXT, PACKET, at + 6);
     program.value(code::MOVE, OFFSET, i32::from(at) + 40);
     program.jump(walk);
-}
-
-/// Looks the number in `register` up in the map with this descriptor; 0 when there is nothing.
-fn look_up(program: &mut Assembly, map: i32, register: u8) {
-    program.store(code::STORE_WORD, STACK, -4, register);
-    program.map(1, map);
-    program.register(code::COPY, 2, STACK);
-    program.value(code::ADD, 2, -4);
-    program.call(MAP_LOOKUP);
 }
 
 #[cfg(test)]
@@ -210,7 +179,7 @@ mod tests {
     use proptest::prelude::*;
     use proptest::sample::select;
     use std::cell::Cell;
-    use std::os::fd::BorrowedFd;
+    use std::os::fd::{AsFd, BorrowedFd};
 
     const REDIRECT: u32 = 4;
     const ETHERTYPES: [u16; 9] =
@@ -362,7 +331,7 @@ mod tests {
                 Ok(())
             });
             result.unwrap_or_else(|error| panic!("reads {reads}: {error}"));
-            assert_eq!(tally.sum(), dropped.get());
+            assert_eq!(tally.sum(Tallied::Prefiltered), dropped.get());
             assert!(dropped.get() > 2000 && kept.get() > 2000, "{dropped:?} {kept:?}");
         }
     }
@@ -374,7 +343,10 @@ mod tests {
         let text = text::tap(&map, Some(&Prefilter { tally: &tally, reads: true }));
         let program = Program::load(&text, &text).unwrap();
         let arp = [&[2; 12][..], &[0x08, 0x06], &[0; 46]].concat();
-        assert_eq!((verdict(program.as_fd(), &arp), tally.sum()), (text::PASS as u32, 0));
+        assert_eq!(
+            (verdict(program.as_fd(), &arp), tally.sum(Tallied::Prefiltered)),
+            (text::PASS as u32, 0)
+        );
     }
 
     #[test]
@@ -398,6 +370,6 @@ mod tests {
             }
             assert_eq!(verdict(program.as_fd(), &frame), expected, "next header {last}");
         }
-        assert_eq!(tally.sum(), 2);
+        assert_eq!(tally.sum(Tallied::Prefiltered), 2);
     }
 }

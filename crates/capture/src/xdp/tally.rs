@@ -1,4 +1,4 @@
-//! A counter in the kernel that is read without asking it: a program counts, each processor in a place of its
+//! Counters in the kernel that are read without asking it: a program counts, each processor in a place of its
 //! own, and the places are mapped here.
 
 use std::io;
@@ -6,14 +6,22 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::assembly::{Assembly, code};
 use super::bpf;
 
-/// Bytes of the place of a processor, so that no two share a line of the cache.
+/// Bytes of the place of a processor, so that no two share a line of the cache. Each counter has a word there.
 const PLACE: u32 = 64;
 /// Processors at most.
 const MAX_PROCESSORS: u32 = 4096;
 
-/// The counter.
+/// What is counted; the number is that of a word.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Tallied {
+    /// Frames that were dropped because no detector needs them.
+    Prefiltered = 0,
+}
+
+/// The counters.
 #[derive(Debug)]
 pub(super) struct Tally {
     map: OwnedFd,
@@ -25,13 +33,13 @@ pub(super) struct Tally {
 unsafe impl Send for Tally {}
 
 impl Tally {
-    /// A counter at 0.
+    /// Counters at 0.
     pub(super) fn new() -> io::Result<Self> {
         let processors = processors()?;
         Self::map(bpf::shared_values(PLACE, processors)?, processors)
     }
 
-    /// The counter of another process, with places for this many processors.
+    /// The counters of another process, with places for this many processors.
     pub(super) fn map(map: OwnedFd, processors: u32) -> io::Result<Self> {
         if processors == 0 || processors > MAX_PROCESSORS {
             let text =
@@ -61,10 +69,22 @@ impl Tally {
         self.processors
     }
 
+    /// Writes the counting of one frame. Registers 0 to 5 are used.
+    pub(super) fn count(&self, program: &mut Assembly, what: Tallied) {
+        const PROCESSOR: i32 = 8;
+        let uncounted = program.label();
+        program.call(PROCESSOR);
+        program.look_up(self.map.as_raw_fd(), 0);
+        program.jump_if(code::JUMP_IF_EQUAL, 0, 0, uncounted);
+        program.value(code::MOVE, 1, 1);
+        program.store(code::ADD_IN_MEMORY, 0, 8 * what as i16, 1);
+        program.place(uncounted);
+    }
+
     /// What all processors have counted.
-    pub(super) fn sum(&self) -> u64 {
+    pub(super) fn sum(&self, what: Tallied) -> u64 {
         let place = |processor: u32| {
-            let at = (processor * PLACE) as usize;
+            let at = (processor * PLACE) as usize + 8 * what as usize;
             // SAFETY: within the mapping, aligned as places are; the kernel changes it as a whole.
             unsafe { &*self.base.as_ptr().add(at).cast::<AtomicU64>() }.load(Ordering::Relaxed)
         };

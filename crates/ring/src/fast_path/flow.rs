@@ -46,9 +46,7 @@ impl FlowKey {
                 if header[0] >> 4 != 6 {
                     return None;
                 }
-                let word = |at: usize| {
-                    u64::from_ne_bytes(std::array::from_fn(|n| header[at + n]))
-                };
+                let word = |at: usize| u64::from_ne_bytes(std::array::from_fn(|n| header[at + n]));
                 Some(Self([word(8), word(16), word(24), word(32), tail(transport, header[6], 6)?]))
             }
             _ => None,

@@ -18,8 +18,7 @@ pub(super) struct Offer {
 impl Offer {
     /// Answers a detector.
     pub(super) fn admit(&mut self, socket: OwnedFd) {
-        let answer =
-            Answer::FastPath { namespace: fast_path::namespace(), flows: BUCKETS * SLOTS };
+        let answer = Answer::FastPath { namespace: fast_path::namespace(), flows: BUCKETS * SLOTS };
         let table: Vec<_> = self.table.iter().map(AsFd::as_fd).collect();
         if send(socket.as_fd(), &answer.encode(), &table).is_ok() {
             self.connections.push(socket);
