@@ -296,12 +296,6 @@ impl Balancer {
         let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
         let mut options = ServerOptions::new(dir.path().to_owned(), CLUSTER, vec![1]);
         let said = |e: capture::OpenError| e.to_string();
-        let plan = Plan::new(source, false, Pace::default(), false).map_err(said)?;
-        options.working_set += plan.frames();
-        let region = Region::new(&options).map_err(|e| e.to_string())?;
-        let input: Input = plan.open(&region.memory(0)).map_err(said)?;
-        let (mut server, mut producers) =
-            Server::succeed(options, [5; 16], None, Some(region)).map_err(|e| e.to_string())?;
         let distribution = Distribution {
             mode: Mode::Ip,
             sets: vec![1],
@@ -310,6 +304,13 @@ impl Balancer {
             decapsulate: false,
             filters: Arc::default(),
         };
+        let sorting = distribution.sorting(64);
+        let plan = Plan::new(source, false, Pace::default(), false, sorting).map_err(said)?;
+        options.working_set += plan.frames();
+        let region = Region::new(&options).map_err(|e| e.to_string())?;
+        let input: Input = plan.open(&region.memory(0)).map_err(said)?;
+        let (mut server, mut producers) =
+            Server::succeed(options, [5; 16], None, Some(region)).map_err(|e| e.to_string())?;
         let mut ingest = Ingest {
             name: source.to_owned(),
             source: input,

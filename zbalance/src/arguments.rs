@@ -66,6 +66,10 @@ pub struct Arguments {
     /// looks into tunnels.
     #[arg(long)]
     pub prefilter: bool,
+    /// Key of the hash that spreads frames, for tests that have to know where each goes; by default another one at each
+    /// start, so that nobody can aim traffic at one queue.
+    #[arg(long, value_name = "NUMBER")]
+    pub hash_seed: Option<u64>,
     /// CPUs of the ingest threads, in their order; -1 leaves them unbound.
     #[arg(
         short = 'g',

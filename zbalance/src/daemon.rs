@@ -29,6 +29,9 @@ use crate::spread::{Distribution, Spread};
 use crate::succession::{self, Ending, Gathering, Predecessor, Wish};
 use crate::terminal::{self, READY};
 
+/// Sockets of all sources together for which the kernel sorts packets: fewer than a successor can be handed at once,
+/// 253 descriptors, with what else there is.
+const SOCKETS: u32 = 192;
 /// Longest wait on the control socket.
 const POLL: Duration = Duration::from_millis(50);
 /// Time that consumers have to read what is queued at the end, and for each step of that.
@@ -181,10 +184,12 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
         ServerOptions::new(admin::ipc_dir(), arguments.cluster, arguments.queues.clone());
     options.slots = arguments.slots.next_power_of_two();
     options.producers = u32::try_from(arguments.interfaces.len()).unwrap_or(u32::MAX);
-    let (mut sources, region) = open_sources(arguments, predecessor.as_ref(), &mut options)?;
+    let live = Live::new(arguments)?;
+    let distribution = distribution(arguments, &live);
+    let (mut sources, region) =
+        open_sources(arguments, predecessor.as_ref(), &distribution, &mut options)?;
     let online = online();
     check_cores(arguments, online)?;
-    let live = Live::new(arguments)?;
     if arguments.check_config {
         log::say(format_args!("{} source(s) open, configuration good", sources.len()));
         return Ok(());
@@ -205,7 +210,6 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
     serve_operator(&runtime, signals, &balancer);
     let queues: u32 = arguments.queues.iter().sum();
     log::say(format_args!("Starting balancer with {queues} consumer queues.."));
-    let distribution = distribution(arguments, &balancer);
     let go = Arc::new(AtomicBool::new(false));
     let mut threads = Vec::new();
     if let Some(predecessor) = predecessor {
@@ -325,15 +329,15 @@ pub(crate) fn serve_operator(runtime: &Runtime, signals: Signals, balancer: &Arc
     }
 }
 
-/// How frames are spread, keyed anew.
-pub(crate) fn distribution(arguments: &Arguments, balancer: &Balancer) -> Distribution {
+/// How frames are spread, keyed anew unless a key is given.
+pub(crate) fn distribution(arguments: &Arguments, live: &Live) -> Distribution {
     Distribution {
         mode: arguments.mode,
         sets: arguments.queues.clone(),
-        hash: SymmetricHash::new(rand::random()),
+        hash: SymmetricHash::new(arguments.hash_seed.unwrap_or_else(rand::random)),
         map: arguments.map(),
         decapsulate: arguments.decap,
-        filters: Arc::clone(&balancer.live.filters),
+        filters: Arc::clone(&live.filters),
     }
 }
 
@@ -367,16 +371,19 @@ fn raise() {
 fn open_sources(
     arguments: &Arguments,
     predecessor: Option<&Predecessor>,
+    distribution: &Distribution,
     options: &mut ServerOptions,
 ) -> Result<(Sources, Region), StartError> {
     let comes = |name: &str| predecessor.is_some_and(|predecessor| predecessor.has(name));
+    let inputs = u32::try_from(arguments.interfaces.len()).unwrap_or(u32::MAX).max(1);
+    let sorting = distribution.sorting(SOCKETS / inputs);
     let mut plans = Vec::new();
     for name in &arguments.interfaces {
         let plan = if comes(name) {
             None
         } else {
             let pace = arguments.playback.pace();
-            Some(Plan::new(name, predecessor.is_some(), pace, arguments.prefilter)?)
+            Some(Plan::new(name, predecessor.is_some(), pace, arguments.prefilter, sorting)?)
         };
         plans.push((name, plan));
     }

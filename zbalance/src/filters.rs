@@ -139,6 +139,12 @@ pub struct Filters {
 }
 
 impl Filters {
+    /// Every frame is spread, to all its queues.
+    #[inline]
+    pub const fn is_empty(&self) -> bool {
+        self.vlans.0.is_none() && self.input.is_empty() && self.queues.is_empty()
+    }
+
     /// Whether a frame of `len` bytes that begins with `head` is spread.
     #[inline]
     pub fn takes(&self, head: &[u8], len: usize) -> bool {

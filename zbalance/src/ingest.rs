@@ -142,7 +142,8 @@ impl Ingest {
     ) -> std::io::Result<Burst> {
         let (producer, spread) = (&mut self.producer, &mut self.spread);
         let (mut first, mut filtered) = (true, 0);
-        let burst = self.source.burst(max, timeout, &mut |arrival| {
+        let reads = spread.reads(producer);
+        let burst = self.source.burst(max, timeout, reads, &mut |arrival| {
             // A consumer that attached while this thread slept must get the first frame too.
             if std::mem::take(&mut first) {
                 producer.flush();

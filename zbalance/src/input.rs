@@ -6,9 +6,9 @@ use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use capture::{AfPacket, Burst, Frame, Name, OpenError, Pace, Position, Replay, Source};
-use capture::{Standby, Statistics, Xdp, XdpName, XdpOptions};
-use shm::{Memory, Piece, Producer};
+use capture::{AfPacket, Burst, Frame, Name, OpenError, Pace, Packet, Position, Replay, Sorting};
+use capture::{Source, Standby, Statistics, Xdp, XdpName, XdpOptions};
+use shm::{Memory, Producer};
 
 use crate::log;
 
@@ -28,8 +28,8 @@ pub enum Input {
 pub enum Arrival<'a> {
     /// It is gone after the call. By reference: moving it would wait for the packet before to be written.
     Copied(&'a Frame<'a>),
-    /// It lies in frames on loan, with the time of its arrival in nanoseconds since the epoch.
-    InPlace(&'a mut [Piece], u64),
+    /// It lies in frames on loan.
+    InPlace(Packet<'a>),
 }
 
 /// How a source is opened.
@@ -54,13 +54,15 @@ pub enum Plan {
         optional: bool,
         /// What no detector needs is dropped in the kernel.
         prefilter: bool,
+        /// The kernel gives packets to the queues.
+        sorting: Option<Sorting>,
     },
 }
 
 impl Plan {
     /// Decides over the source `text`. `succeeding`: a predecessor reads it now and keeps it, so AF_XDP is not to
-    /// be had. A recording is played at `pace`. With `prefilter`
-    /// AF_XDP drops what no detector needs.
+    /// be had. A recording is played at `pace`. With `prefilter` AF_XDP drops what no detector needs, with `sorting` it
+    /// gives packets to the queues.
     ///
     /// # Errors
     /// When the text names no source, or an interface that is not there.
@@ -69,6 +71,7 @@ impl Plan {
         succeeding: bool,
         pace: Pace,
         prefilter: bool,
+        sorting: Option<Sorting>,
     ) -> Result<Self, OpenError> {
         let packet = |interface, reason| Ok(Self::Packet { interface, reason });
         let (name, optional) = match text.parse()? {
@@ -87,7 +90,7 @@ impl Plan {
             Name::File(path) => return Ok(Self::Recording(path, pace)),
         };
         let queues = name.queues()?;
-        Ok(Self::InPlace { name, queues, optional, prefilter })
+        Ok(Self::InPlace { name, queues, optional, prefilter, sorting })
     }
 
     /// Frames that the source takes on loan.
@@ -111,10 +114,11 @@ impl Plan {
                 log::say(format_args!("{path}: recording, {format}, {pace}"));
                 Ok(Input::Copied(Box::new(replay)))
             }
-            Self::InPlace { name, queues, optional, prefilter } => {
+            Self::InPlace { name, queues, optional, prefilter, sorting } => {
                 let XdpName { interface, .. } = name;
                 let options = XdpOptions::for_queues(*queues);
-                let options = XdpOptions { generic: !optional, prefilter: *prefilter, ..options };
+                let (generic, prefilter, sorting) = (!optional, *prefilter, *sorting);
+                let options = XdpOptions { generic, prefilter, sorting, ..options };
                 match Xdp::open(name, options, memory) {
                     Ok(xdp) => {
                         log::say(format_args!("{interface}: {}", xdp.attachment()));
@@ -148,7 +152,8 @@ impl Input {
         }
     }
 
-    /// Waits at most `timeout` for frames and hands at most `max` of them to `each`.
+    /// Waits at most `timeout` for frames and hands at most `max` of them to `each`, which looks at all of them with
+    /// `reads`, else at those whose queue is not known.
     ///
     /// # Errors
     /// When the source has failed.
@@ -156,6 +161,7 @@ impl Input {
         &mut self,
         max: usize,
         timeout: Duration,
+        reads: bool,
         each: &mut dyn FnMut(Arrival<'_>),
     ) -> io::Result<Burst> {
         match self {
@@ -163,7 +169,7 @@ impl Input {
                 source.burst(max, timeout, &mut |frame| each(Arrival::Copied(&frame)))
             }
             Self::InPlace(xdp) => {
-                xdp.burst(max, timeout, &mut |pieces, time| each(Arrival::InPlace(pieces, time)))
+                xdp.burst(max, timeout, reads, &mut |packet| each(Arrival::InPlace(packet)))
             }
             Self::Absent(_) => Err(io::ErrorKind::NotConnected.into()),
         }

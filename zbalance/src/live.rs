@@ -95,6 +95,7 @@ fn changed(old: &Arguments, new: &Arguments) -> Vec<&'static str> {
         ("-M", old.vlan_map != new.vlan_map),
         ("-Y", old.ether_type != new.ether_type),
         ("--decap", old.decap != new.decap),
+        ("--hash-seed", old.hash_seed != new.hash_seed),
         ("--prefilter", old.prefilter != new.prefilter),
         ("-g", old.cores != new.cores),
         ("-q", old.slots != new.slots),

@@ -155,7 +155,7 @@ pub(crate) fn run(arguments: &Arguments, library: &'static Library) -> Result<()
     for id in cluster.queue_ids() {
         log::say(format_args!("queue {id}: detector -i zc:{}@{id}", arguments.cluster));
     }
-    let distribution = daemon::distribution(arguments, &balancer);
+    let distribution = daemon::distribution(arguments, &balancer.live);
     let core = arguments.core(0, online);
     let earliest = Instant::now() + Duration::from_secs(arguments.wait.min(10));
     let mut pump = Pump::new(&balancer, distribution, arguments, unlicensed(arguments));

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Cache};
+use capture::{Packet, Sorting};
 use packet::distribution::{Mode, Spreader, Target, VlanMap, frame_hash};
 use packet::hash::SymmetricHash;
 use packet::{ETHERTYPE_VLAN, tunnel};
@@ -26,6 +27,16 @@ pub struct Distribution {
     pub decapsulate: bool,
     /// Which frames are spread, and to which queues; a reload replaces it.
     pub filters: Arc<ArcSwap<Filters>>,
+}
+
+impl Distribution {
+    /// What the kernel may do of it with `sockets` sockets: where every frame goes to one queue of the only set,
+    /// by its outermost addresses, and as it came.
+    pub fn sorting(&self, sockets: u32) -> Option<Sorting> {
+        let [queues] = self.sets[..] else { return None };
+        let sorts = self.mode == Mode::Ip && self.map.is_none() && !self.decapsulate;
+        sorts.then_some(Sorting { hash: self.hash, queues, sockets })
+    }
 }
 
 /// Spreads the frames of one input.
@@ -76,6 +87,13 @@ impl Spread {
         (targets != 0 || wanted == 0).then_some(Way { hash, targets, retag })
     }
 
+    /// Frames have to be looked at even when their queue is known: a filter decides over them, or somebody looks on,
+    /// who wants to know their times.
+    #[inline]
+    pub fn reads(&mut self, producer: &Producer) -> bool {
+        producer.is_watched() || !self.filters.load().is_empty()
+    }
+
     /// Sends a frame to its queues; false when the filters let none of them have it.
     #[inline]
     pub fn send(&mut self, arrival: Arrival<'_>, producer: &mut Producer) -> bool {
@@ -94,7 +112,15 @@ impl Spread {
                 }
                 self.copy(frame.data, way, &meta, producer);
             }
-            Arrival::InPlace(pieces, timestamp) => {
+            Arrival::InPlace(Packet { pieces, queue: Some(queue), .. })
+                if !self.reads(producer) =>
+            {
+                // Neither the frame nor what stands before it is touched: both would have to come from the processor
+                // that the kernel received on.
+                let meta = Meta { interface: self.interface, ..Meta::default() };
+                producer.send_lent(pieces, &meta, 1 << queue);
+            }
+            Arrival::InPlace(Packet { pieces, timestamp, .. }) => {
                 let head = pieces.first().map_or(&[][..], |piece| producer.bytes(piece));
                 let len = pieces.iter().map(|piece| piece.len as usize).sum();
                 let way = &self.way(head, len);

@@ -54,6 +54,8 @@ pub struct Rings {
     pub(crate) offset: u64,
     /// Bytes of frames.
     pub(crate) len: u64,
+    /// Sockets of each receive queue; all of them take frames from the ring of its first.
+    pub(crate) sockets: u32,
     /// The program drops frames that no detector needs, and counts them in places for this many processors.
     pub(crate) tally: Option<u32>,
 }
@@ -65,6 +67,9 @@ impl Position {
     const BLOCK_OF: u8 = 4;
     /// Rings behind a prefilter.
     const FILTERED_RINGS: u8 = 5;
+    /// Rings with several sockets for each receive queue, whose number follows, and then that of the processors, or 0.
+    /// Builds that know only one would fill the shared rings twice; they open the source anew.
+    const SORTED_RINGS: u8 = 6;
 
     /// Whether a program in the kernel drops frames that no detector needs.
     pub const fn is_prefiltered(self) -> bool {
@@ -85,6 +90,16 @@ impl Position {
             ]
             .concat(),
             Self::Absent => vec![Self::ABSENT],
+            Self::Rings(rings) if rings.sockets != 1 => [
+                &[Self::SORTED_RINGS][..],
+                &rings.entries.to_be_bytes(),
+                &rings.frame_size.to_be_bytes(),
+                &rings.offset.to_be_bytes(),
+                &rings.len.to_be_bytes(),
+                &rings.sockets.to_be_bytes(),
+                &rings.tally.unwrap_or(0).to_be_bytes(),
+            ]
+            .concat(),
             Self::Rings(rings) => [
                 &[rings.tally.map_or(Self::RINGS, |_| Self::FILTERED_RINGS)][..],
                 &rings.entries.to_be_bytes(),
@@ -112,23 +127,31 @@ impl Position {
                 Self::block(u32::from_be_bytes(*number), blocks)
             }
             Self::ABSENT => rest.is_empty().then_some(Self::Absent),
-            Self::RINGS | Self::FILTERED_RINGS => {
+            Self::RINGS | Self::FILTERED_RINGS | Self::SORTED_RINGS => {
                 let (entries, rest) = rest.split_first_chunk()?;
                 let (frame_size, rest) = rest.split_first_chunk()?;
                 let (offset, rest) = rest.split_first_chunk()?;
                 let (len, rest) = rest.split_first_chunk()?;
-                let tally = match *kind {
-                    Self::RINGS => rest.is_empty().then_some(None)?,
-                    _ => Some(u32::from_be_bytes(rest.try_into().ok()?)),
+                let (sockets, tally) = match *kind {
+                    Self::RINGS => (1, rest.is_empty().then_some(None)?),
+                    Self::FILTERED_RINGS => (1, Some(u32::from_be_bytes(rest.try_into().ok()?))),
+                    _ => {
+                        let (sockets, rest) = rest.split_first_chunk()?;
+                        let tally = u32::from_be_bytes(rest.try_into().ok()?);
+                        (u32::from_be_bytes(*sockets), (tally != 0).then_some(tally))
+                    }
                 };
                 let rings = Rings {
                     entries: u32::from_be_bytes(*entries),
                     frame_size: u32::from_be_bytes(*frame_size),
                     offset: u64::from_be_bytes(*offset),
                     len: u64::from_be_bytes(*len),
+                    sockets,
                     tally,
                 };
-                let sound = rings.entries.is_power_of_two() && rings.frame_size.is_power_of_two();
+                let sound = rings.entries.is_power_of_two()
+                    && rings.frame_size.is_power_of_two()
+                    && rings.sockets > 0;
                 sound.then_some(Self::Rings(rings))
             }
             _ => None,
@@ -147,9 +170,17 @@ mod tests {
 
     #[test]
     fn positions_round_trip_and_nothing_else_is_one() {
-        let rings =
-            Rings { entries: 64, frame_size: 2048, offset: 1 << 40, len: 3 << 33, tally: None };
+        let rings = Rings {
+            entries: 64,
+            frame_size: 2048,
+            offset: 1 << 40,
+            len: 3 << 33,
+            sockets: 1,
+            tally: None,
+        };
         let filtered = Rings { tally: Some(16), ..rings };
+        let sorted = Rings { sockets: 5, ..rings };
+        let both = Rings { sockets: 64, ..filtered };
         let block =
             |number, size, count| Position::Block(Block { number, blocks: Blocks { size, count } });
         let blocks = [block(63, 1 << 20, 64), block(255, 1 << 18, 256)];
@@ -161,14 +192,21 @@ mod tests {
             Position::Absent,
             Position::Rings(rings),
             Position::Rings(filtered),
+            Position::Rings(sorted),
+            Position::Rings(both),
         ] {
             let bytes = position.encode();
             assert_eq!(Position::decode(&bytes), Some(position));
             assert_eq!(Position::decode(&bytes[..bytes.len() - 1]), None);
             assert_eq!(Position::decode(&[&bytes[..], &[0]].concat()), None);
         }
-        let odd = Rings { entries: 63, ..rings };
-        assert_eq!(Position::decode(&Position::Rings(odd).encode()), None);
+        for odd in [Rings { entries: 63, ..rings }, Rings { sockets: 0, ..rings }] {
+            assert_eq!(Position::decode(&Position::Rings(odd).encode()), None);
+        }
+        // Builds that know one socket for each receive queue know neither of these.
+        for rings in [sorted, both] {
+            assert_eq!(Position::Rings(rings).encode()[0], 6);
+        }
         for unsound in [
             block(64, 1 << 20, 64),
             block(256, 1 << 18, 256),
@@ -179,8 +217,10 @@ mod tests {
         ] {
             assert_eq!(Position::decode(&unsound.encode()), None, "{unsound:?}");
         }
-        assert_eq!(Position::decode(&[6]), None);
-        assert!(Position::Rings(filtered).is_prefiltered());
+        assert_eq!(Position::decode(&[7]), None);
+        assert!(
+            Position::Rings(filtered).is_prefiltered() && Position::Rings(both).is_prefiltered()
+        );
         assert!(!Position::Rings(rings).is_prefiltered() && !blocks[0].is_prefiltered());
     }
 }

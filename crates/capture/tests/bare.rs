@@ -128,7 +128,8 @@ fn through_af_xdp() {
     (options.slots, options.working_set) = (128, 1024);
     let (_server, mut producers) = Server::bind(options, [1; 16]).unwrap();
     let (memory, loans) = (producers[0].memory(), producers[0].lend(512));
-    let sizes = XdpOptions { entries: 512, zero_copy: false, generic: false, prefilter: false };
+    let sizes =
+        XdpOptions { entries: 512, zero_copy: false, generic: false, ..XdpOptions::for_queues(1) };
     let mut bare = BareXdp::open("tap0", sizes, &memory, loans).unwrap();
     Sending::start().counted(1200, || bare.turn(WAIT).unwrap());
     assert!(PassThrough::new("tap0").is_err(), "its program is on the interface");

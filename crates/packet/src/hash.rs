@@ -4,17 +4,18 @@
 //! are mixed; a keyed mixer instead of a sum keeps related addresses from landing in one queue.
 
 /// The hash, keyed with a seed.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SymmetricHash {
     seed: u64,
 }
 
 #[inline]
 const fn mix(mut x: u64) -> u64 {
+    let [first, second] = SymmetricHash::FACTORS;
     x ^= x >> 33;
-    x = x.wrapping_mul(0xff51_afd7_ed55_8ccd);
+    x = x.wrapping_mul(first);
     x ^= x >> 33;
-    x = x.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    x = x.wrapping_mul(second);
     x ^ (x >> 33)
 }
 
@@ -29,6 +30,14 @@ impl SymmetricHash {
     /// one queue.
     pub const fn new(seed: u64) -> Self {
         Self { seed }
+    }
+
+    /// What the mixer multiplies by, for whoever mixes elsewhere.
+    pub const FACTORS: [u64; 2] = [0xff51_afd7_ed55_8ccd, 0xc4ce_b9fe_1a85_ec53];
+
+    /// The seed.
+    pub const fn seed(&self) -> u64 {
+        self.seed
     }
 
     /// Hash of an IPv4 address pair in network order.

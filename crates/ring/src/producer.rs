@@ -340,6 +340,12 @@ impl Producer {
         if targets & self.watched == 0 { targets } else { self.with_mirrors(targets) }
     }
 
+    /// Somebody looks on at the packets of a queue through a mirror.
+    #[inline]
+    pub const fn is_watched(&self) -> bool {
+        self.watched != 0
+    }
+
     #[cold]
     fn with_mirrors(&self, targets: u64) -> u64 {
         let sees = |(bit, watched): &(u64, u64)| if targets & watched == 0 { 0 } else { *bit };

@@ -20,6 +20,7 @@ pub(super) mod code {
     pub(in super::super) const LOAD_BYTE: u8 = 0x71;
     pub(in super::super) const LOAD_HALF: u8 = 0x69;
     pub(in super::super) const LOAD_WORD: u8 = 0x61;
+    pub(in super::super) const LOAD_DOUBLE: u8 = 0x79;
     pub(in super::super) const LOAD_WIDE: u8 = 0x18;
     pub(in super::super) const STORE_WORD: u8 = 0x63;
     /// Adds a register to 64 bits of memory that other processors may change at the same time.
@@ -29,13 +30,21 @@ pub(super) mod code {
     pub(in super::super) const ADD: u8 = 0x07;
     pub(in super::super) const ADD_REGISTER: u8 = 0x0f;
     pub(in super::super) const AND: u8 = 0x57;
+    pub(in super::super) const OR_REGISTER: u8 = 0x4f;
+    pub(in super::super) const XOR_REGISTER: u8 = 0xaf;
+    pub(in super::super) const MULTIPLY: u8 = 0x27;
+    pub(in super::super) const MULTIPLY_REGISTER: u8 = 0x2f;
+    /// Swaps as many bits as the value says where the processor's order is another than the network's.
+    pub(in super::super) const TO_BIG_ENDIAN: u8 = 0xdc;
     pub(in super::super) const SHIFT_LEFT: u8 = 0x67;
     pub(in super::super) const SHIFT_RIGHT: u8 = 0x77;
     pub(in super::super) const JUMP: u8 = 0x05;
     pub(in super::super) const JUMP_IF_EQUAL: u8 = 0x15;
     pub(in super::super) const JUMP_UNLESS_EQUAL: u8 = 0x55;
     pub(in super::super) const JUMP_IF_BELOW: u8 = 0xa5;
+    pub(in super::super) const JUMP_IF_ABOVE: u8 = 0x25;
     pub(in super::super) const JUMP_IF_ABOVE_REGISTER: u8 = 0x2d;
+    pub(in super::super) const JUMP_UNLESS_EQUAL_REGISTER: u8 = 0x5d;
     pub(in super::super) const CALL: u8 = 0x85;
     pub(in super::super) const EXIT: u8 = 0x95;
 }
@@ -87,6 +96,13 @@ impl Assembly {
     /// `src` goes to memory, `offset` bytes behind the address in `dst`.
     pub(super) fn store(&mut self, code: u8, dst: u8, offset: i16, src: u8) {
         self.text.push(instruction(code, dst, src, offset, 0));
+    }
+
+    /// `dst` becomes `value`.
+    pub(super) fn constant(&mut self, dst: u8, value: u64) {
+        let half = |value: u64| (value as u32).cast_signed();
+        self.text.push(instruction(code::LOAD_WIDE, dst, 0, 0, half(value)));
+        self.text.push(instruction(0, 0, 0, 0, half(value >> 32)));
     }
 
     /// `dst` becomes the map with this descriptor.

@@ -15,6 +15,8 @@ pub struct Attachment {
     pub fragments: bool,
     /// Frames that are neither TCP nor UDP are dropped in the kernel.
     pub prefilter: bool,
+    /// The program gives each packet to the socket of its queue of the detector.
+    pub sorted: bool,
     /// Receive queues that are read.
     pub queues: u32,
     /// Entries of the rings of each.
@@ -26,9 +28,9 @@ pub struct Attachment {
 /// A way to read an interface that was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// `native` or `zero copy`.
+    /// `native`, `zero copy` or `sorted`.
     pub way: &'static str,
-    /// What the kernel says.
+    /// What the kernel says, or what is too much.
     pub cause: String,
 }
 
@@ -43,6 +45,9 @@ impl fmt::Display for Attachment {
         write!(f, "AF_XDP, {hook}, {copy}, {queues} queue(s), rings of {entries}")?;
         if self.prefilter {
             f.write_str(", prefilter")?;
+        }
+        if self.sorted {
+            f.write_str(", sorted")?;
         }
         if !self.fragments {
             f.write_str(", no frames over one buffer")?;

@@ -56,6 +56,46 @@ fn bind_patiently(socket: &Socket, interface: u32, queue: u32, binding: Binding)
     }
 }
 
+/// Binds sockets for `queues` queues of the detector to a receive queue that has `first`, beside that.
+fn bind_beside(
+    memory: &Memory,
+    options: XdpOptions,
+    (interface, queue): (u32, u32),
+    first: &Socket,
+    queues: u32,
+) -> io::Result<Vec<Socket>> {
+    let shared = Binding { zero_copy: false, fragments: false };
+    let bound = |_| {
+        let socket = Socket::beside(memory, options.entries)?;
+        socket.bind(interface, queue, shared, Some(first))?;
+        Ok(socket)
+    };
+    (0..queues).map(bound).collect()
+}
+
+/// Binds sockets for `queues` queues of the detector to each receive queue, where there is one socket for each of
+/// `received`. All of them, in the order of receive queues, or the given ones and why there are no more.
+pub(super) fn bind_sorted(
+    memory: &Memory,
+    options: XdpOptions,
+    interface: u32,
+    received: std::ops::Range<u32>,
+    first: Vec<Socket>,
+    queues: u32,
+) -> (Vec<Socket>, io::Result<()>) {
+    let beside = |(queue, socket)| bind_beside(memory, options, (interface, queue), socket, queues);
+    match received.zip(&first).map(beside).collect::<io::Result<Vec<_>>>() {
+        Ok(further) => {
+            let all = first.into_iter().zip(further);
+            (
+                all.flat_map(|(socket, further)| std::iter::once(socket).chain(further)).collect(),
+                Ok(()),
+            )
+        }
+        Err(error) => (first, Err(error)),
+    }
+}
+
 pub(super) fn is_unsupported(error: &io::Error) -> bool {
     /// The kernel's own number for what a driver cannot do.
     const ENOTSUPP: i32 = 524;

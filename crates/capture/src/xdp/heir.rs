@@ -134,7 +134,7 @@ impl Source for Heir {
     fn hand_over(&mut self, each: &mut dyn FnMut(Frame<'_>)) -> Option<Position> {
         match &mut self.reading {
             Reading::Rings(taken) => {
-                socket::refill(&mut taken.sockets, &mut taken.spare);
+                taken.refill();
                 Some(Position::Rings(taken.rings))
             }
             Reading::Interface(source) => source.hand_over(each),
@@ -175,10 +175,15 @@ impl Taken {
             let text = format!("{} descriptors came", descriptors.len());
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
-        let sockets: Vec<Socket> = descriptors
-            .drain(kept..)
-            .map(|fd| Socket::take_over(fd, rings.entries))
+        let each = rings.sockets as usize;
+        let sockets = descriptors.drain(kept..).enumerate();
+        let sockets: Vec<Socket> = sockets
+            .map(|(n, fd)| Socket::take_over(fd, rings.entries, n % each == 0))
             .collect::<io::Result<_>>()?;
+        if !sockets.len().is_multiple_of(each) {
+            let text = format!("{} sockets came, {each} for each receive queue", sockets.len());
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
         let tally = match (rings.tally, descriptors.drain(KEPT..).next()) {
             (Some(processors), Some(map)) => {
                 let tally = Tally::map(map, processors)?;
@@ -247,8 +252,12 @@ impl Taken {
                 break;
             }
         }
-        socket::refill(&mut self.sockets, &mut self.spare);
+        self.refill();
         count
+    }
+
+    fn refill(&mut self) {
+        socket::refill(&mut self.sockets, self.rings.sockets as usize, &mut self.spare);
     }
 
     /// Hands out packets of a socket.

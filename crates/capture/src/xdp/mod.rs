@@ -16,7 +16,9 @@ mod generator;
 mod heir;
 mod lent;
 mod prefilter;
+mod ring;
 mod socket;
+mod sorting;
 mod tally;
 mod text;
 
@@ -32,18 +34,20 @@ pub use bpf::Hook;
 pub use choice::{AgainstXdp, against_xdp};
 pub use generator::{Generator, PassThrough};
 pub use heir::Heir;
+pub use sorting::Sorting;
 
 use crate::position::Rings;
 use crate::standby::Standby;
 use crate::{Burst, OpenError, Position, Statistics};
-use binding::{bind_first, is_unsupported};
+use binding::{bind_first, bind_sorted, is_unsupported};
 use bpf::{Attached, Program, SocketMap};
 use lent::Lent;
 use prefilter::Prefilter;
 use socket::Socket;
+use sorting::{SORTED, Stage};
 use tally::{Tallied, Tally};
 
-/// Receive queues of one interface at most.
+/// Receive queues of one interface at most, and sockets of all of them.
 const MAX_QUEUES: u32 = 64;
 /// Packets that are loaded before they are looked at: the kernel wrote them on another processor.
 const AHEAD: u32 = 8;
@@ -82,21 +86,35 @@ pub struct XdpOptions {
     pub generic: bool,
     /// Have the program drop what no detector needs, frames that are neither TCP nor UDP, and count it.
     pub prefilter: bool,
+    /// Have the program give each packet to its queue of the detector.
+    pub sorting: Option<Sorting>,
 }
 
 impl XdpOptions {
     /// Rings of 16,384 entries for one receive queue, shorter ones for several: together they hold 65,536
-    /// frames at most. Without prefilter.
+    /// frames at most. Without prefilter and sorting.
     pub fn for_queues(queues: u32) -> Self {
         let share = 32_768 / queues.clamp(1, MAX_QUEUES);
         let entries = (1 << share.ilog2()).min(16_384);
-        Self { entries, zero_copy: true, generic: true, prefilter: false }
+        Self { entries, zero_copy: true, generic: true, prefilter: false, sorting: None }
     }
 
-    /// Frames that `queues` receive queues use: what the kernel may hold in both rings of each.
+    /// Frames that `queues` receive queues use: what the kernel may hold in both rings of each. Further sockets of a
+    /// queue take theirs from the same ring, so they need no more.
     pub const fn frames(self, queues: u32) -> u32 {
         2 * self.entries * queues
     }
+}
+
+/// A packet, in frames on loan.
+#[derive(Debug)]
+pub struct Packet<'a> {
+    /// Its parts.
+    pub pieces: &'a mut [Piece],
+    /// Time of its arrival in nanoseconds since the epoch.
+    pub timestamp: u64,
+    /// Queue of the only queue set that it is for, where [`Sorting`] says so.
+    pub queue: Option<u32>,
 }
 
 /// One interface.
@@ -109,7 +127,13 @@ pub struct Xdp {
     tally: Option<Tally>,
     memory: Memory,
     entries: u32,
+    /// Those of the first receive queue, then those of the next: each time the one with the ring of free frames, whose
+    /// packets are looked at, and then one for each queue of the detector where packets are sorted.
     sockets: Vec<Socket>,
+    /// Sockets of each receive queue.
+    sockets_each: usize,
+    /// The detector has a single queue.
+    is_single: bool,
     standby: Standby,
     attachment: Attachment,
     lent: Lent,
@@ -151,22 +175,46 @@ impl Xdp {
             Some(queue) => queue..queue + 1,
             None => 0..queues,
         };
-        let map = SocketMap::new(queues).map_err(failed("map of AF_XDP sockets"))?;
+        let mut refused = Vec::new();
+        let stage = options.sorting.map(|sorting| sorting.stage(queues, wanted.len() as u32));
+        let mut stage = stage.and_then(|stage| {
+            stage.unwrap_or_else(|refusal| {
+                refused.push(refusal);
+                None
+            })
+        });
+        let map = SocketMap::new(queues * stage.map_or(1, Stage::sockets_each))
+            .map_err(failed("map of AF_XDP sockets"))?;
         let tally = options.prefilter.then(Tally::new).transpose();
         let tally = tally.map_err(failed("counter of the prefilter"))?;
-        let tap = |reads| {
-            let prefilter = tally.as_ref().map(|tally| Prefilter { tally, reads });
-            text::tap(&map, prefilter.as_ref())
+        let load = |stage| {
+            let tap = |reads| {
+                let prefilter = tally.as_ref().map(|tally| Prefilter { tally, reads });
+                text::tap(&map, prefilter.as_ref(), stage)
+            };
+            Program::load(&tap(true), &tap(false))
         };
-        let text =
-            Program::load(&tap(true), &tap(false)).map_err(failed("loading an XDP program"))?;
-        let mut refused = Vec::new();
+        let mut text = load(stage);
+        if let Err(cause) = &text
+            && stage.is_some()
+        {
+            let cause = cause.to_string();
+            text = load(None);
+            stage = None;
+            refused.push(Refusal { way: SORTED, cause });
+        }
+        let mut text = text.map_err(failed("loading an XDP program"))?;
         let (program, hook) = match bpf::attach(&text, number, Hook::Native) {
             Err(cause) if is_unsupported(&cause) && !options.generic => {
                 return Err(OpenError::NoNative { interface: interface.to_owned(), cause });
             }
             Err(error) if is_unsupported(&error) => {
                 refused.push(Refusal { way: "native", cause: error.to_string() });
+                if stage.take().is_some() {
+                    let cause = sorting::BEHIND_THE_DRIVER.to_owned();
+                    refused.push(Refusal { way: SORTED, cause });
+                    text = load(None).map_err(failed("loading an XDP program"))?;
+                }
                 (bpf::attach(&text, number, Hook::Generic), Hook::Generic)
             }
             attached => (attached, Hook::Native),
@@ -186,16 +234,31 @@ impl Xdp {
                 .map_err(failed("binding an AF_XDP socket to a further queue"))?;
             sockets.push(socket);
         }
-        for (queue, socket) in wanted.zip(&sockets) {
-            map.insert(queue, socket.as_fd())
-                .map_err(failed("giving a queue to its AF_XDP socket"))?;
+        let read = wanted.len();
+        if let Some(stage) = stage {
+            let queues = stage.queues();
+            let (all, outcome) =
+                bind_sorted(memory, options, number, wanted.clone(), sockets, queues);
+            sockets = all;
+            let cause = outcome.err().map(|error| error.to_string());
+            refused.extend(cause.map(|cause| Refusal { way: SORTED, cause }));
+        }
+        let sockets_each = sockets.len() / read;
+        for (queue, sockets) in wanted.zip(sockets.chunks(sockets_each)) {
+            for n in 0..stage.map_or(1, Stage::sockets_each) {
+                // A single socket takes the packets of all.
+                let socket = sockets.get(n as usize).unwrap_or(&sockets[0]);
+                map.insert(stage.map_or(queue, |stage| stage.number(queue, n)), socket.as_fd())
+                    .map_err(failed("giving a queue to its AF_XDP socket"))?;
+            }
         }
         let attachment = Attachment {
             hook,
             zero_copy: sockets.iter().all(Socket::is_zero_copy),
             fragments: binding.fragments,
             prefilter: tally.is_some(),
-            queues: sockets.len() as u32,
+            sorted: sockets_each > 1,
+            queues: read as u32,
             entries: options.entries,
             refused,
         };
@@ -206,6 +269,8 @@ impl Xdp {
             memory: memory.clone(),
             entries: options.entries,
             sockets,
+            sockets_each,
+            is_single: options.sorting.is_some_and(|sorting| sorting.queues == 1),
             standby,
             attachment,
             lent: Lent::new(memory),
@@ -229,7 +294,11 @@ impl Xdp {
             let offset = self.lent.insert(loan);
             self.spare.push(offset);
         }
-        socket::refill(&mut self.sockets, &mut self.spare);
+        self.refill();
+    }
+
+    fn refill(&mut self) {
+        socket::refill(&mut self.sockets, self.sockets_each, &mut self.spare);
     }
 
     /// What is open, for a successor.
@@ -248,12 +317,13 @@ impl Xdp {
     /// Where a successor goes on: packets that come meanwhile wait for it in the rings. Nothing may be read
     /// afterwards, unless there is no successor.
     pub fn hand_over(&mut self) -> Position {
-        socket::refill(&mut self.sockets, &mut self.spare);
+        self.refill();
         Position::Rings(Rings {
             entries: self.entries,
             frame_size: self.memory.frame_size(),
             offset: self.memory.offset() as u64,
             len: self.memory.len() as u64,
+            sockets: self.sockets_each as u32,
             tally: self.tally.as_ref().map(Tally::processors),
         })
     }
@@ -265,8 +335,8 @@ impl Xdp {
         (lent.remove_all(), standby)
     }
 
-    /// Waits at most `timeout` for packets and hands at most `max` of them to `each`, with the time of their
-    /// arrival in nanoseconds since the epoch. `each` leaves a frame in the place of every one it keeps.
+    /// Waits at most `timeout` for packets and hands at most `max` of them to `each`, which leaves a frame in the
+    /// place of every one it keeps. `reads`: packets whose queue is known are looked at all the same.
     ///
     /// # Errors
     /// When the interface has gone away.
@@ -274,15 +344,16 @@ impl Xdp {
         &mut self,
         max: usize,
         timeout: Duration,
-        each: &mut dyn FnMut(&mut [Piece], u64),
+        reads: bool,
+        each: &mut dyn FnMut(Packet<'_>),
     ) -> io::Result<Burst> {
-        let mut count = self.receive(max, each);
+        let mut count = self.receive(max, reads, each);
         if count == 0 {
             if self.ceased {
                 return Ok(Burst::Ended);
             }
             socket::wait(&self.sockets, timeout)?;
-            count = self.receive(max, each);
+            count = self.receive(max, reads, each);
         }
         Ok(Burst::Frames(count))
     }
@@ -293,7 +364,14 @@ impl Xdp {
         self.sockets.iter_mut().for_each(Socket::cease);
     }
 
-    fn receive(&mut self, max: usize, each: &mut dyn FnMut(&mut [Piece], u64)) -> usize {
+    /// Queue of the detector that packets of a socket are for; `None` when they have to be looked at.
+    #[inline]
+    fn queue_of(&self, socket: usize) -> Option<u32> {
+        let sorted = (socket % self.sockets_each) as u32;
+        if self.is_single { Some(0) } else { sorted.checked_sub(1) }
+    }
+
+    fn receive(&mut self, max: usize, reads: bool, each: &mut dyn FnMut(Packet<'_>)) -> usize {
         let mut count = 0;
         let mut now = None;
         for _ in 0..self.sockets.len() {
@@ -304,7 +382,10 @@ impl Xdp {
                 continue;
             }
             let now = *now.get_or_insert_with(clock);
-            let (packets, taken) = self.packets(turn, waiting, max - count, now, each);
+            let queue = self.queue_of(turn);
+            let ahead = if reads || queue.is_none() { AHEAD } else { 0 };
+            let each = &mut |pieces: &mut [Piece]| each(Packet { pieces, timestamp: now, queue });
+            let (packets, taken) = self.packets(turn, waiting, max - count, ahead, each);
             self.sockets[turn].take(taken);
             count += packets;
             if count == max {
@@ -312,27 +393,28 @@ impl Xdp {
             }
         }
         self.statistics.received += count as u64;
-        socket::refill(&mut self.sockets, &mut self.spare);
+        self.refill();
         count
     }
 
-    /// Hands out packets of a socket; how many packets, and how many descriptors they were.
+    /// Hands out packets of a socket, of which as many as `ahead` are loaded before; how many packets, and how many
+    /// descriptors they were.
     #[inline]
     fn packets(
         &mut self,
         socket: usize,
         waiting: u32,
         max: usize,
-        now: u64,
-        each: &mut dyn FnMut(&mut [Piece], u64),
+        ahead: u32,
+        each: &mut impl FnMut(&mut [Piece]),
     ) -> (usize, u32) {
         let (mut packets, mut taken) = (0, 0);
-        for n in 0..waiting.min(AHEAD) {
+        for n in 0..waiting.min(ahead) {
             self.memory.expect(self.sockets[socket].peek(n).address);
         }
         for n in 0..waiting {
-            if n + AHEAD < waiting {
-                self.memory.expect(self.sockets[socket].peek(n + AHEAD).address);
+            if ahead > 0 && n + ahead < waiting {
+                self.memory.expect(self.sockets[socket].peek(n + ahead).address);
             }
             let received = self.sockets[socket].peek(n);
             // An address that we did not give is not ours to touch.
@@ -345,7 +427,7 @@ impl Xdp {
             taken = n + 1;
             packets += 1;
             if self.pieces.len() <= MAX_PIECES {
-                each(&mut self.pieces, now);
+                each(&mut self.pieces);
             } else {
                 self.too_long += 1;
             }

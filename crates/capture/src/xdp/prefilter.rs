@@ -24,8 +24,8 @@ const END: u8 = 3;
 const VALUE: u8 = 4;
 const OTHER: u8 = 5;
 
-const TAGS: [u16; 3] = [0x8100, 0x88a8, 0x9100];
-const MAX_TAGS: i16 = 4;
+pub(super) const TAGS: [u16; 3] = [0x8100, 0x88a8, 0x9100];
+pub(super) const MAX_TAGS: i16 = 4;
 const MAX_EXTENSIONS: usize = 8;
 
 const TCP: i32 = 6;
@@ -314,7 +314,7 @@ mod tests {
         let (map, _socket, _region) = queue();
         for reads in [true, false] {
             let tally = Tally::new().unwrap();
-            let text = text::tap(&map, Some(&Prefilter { tally: &tally, reads }));
+            let text = text::tap(&map, Some(&Prefilter { tally: &tally, reads }), None);
             let program = Program::load(&text, &text).unwrap();
             let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
                 cases: 20_000,
@@ -340,7 +340,7 @@ mod tests {
     fn the_host_loses_nothing_that_no_socket_takes() {
         let map = SocketMap::new(1).unwrap();
         let tally = Tally::new().unwrap();
-        let text = text::tap(&map, Some(&Prefilter { tally: &tally, reads: true }));
+        let text = text::tap(&map, Some(&Prefilter { tally: &tally, reads: true }), None);
         let program = Program::load(&text, &text).unwrap();
         let arp = [&[2; 12][..], &[0x08, 0x06], &[0; 46]].concat();
         assert_eq!(
@@ -353,7 +353,7 @@ mod tests {
     fn frames_in_several_buffers() {
         let (map, _socket, _region) = queue();
         let tally = Tally::new().unwrap();
-        let text = text::tap(&map, Some(&Prefilter { tally: &tally, reads: true }));
+        let text = text::tap(&map, Some(&Prefilter { tally: &tally, reads: true }), None);
         let program = Program::load(&text, &text).unwrap();
         for (protocol, expected) in [(1, DROP as u32), (17, REDIRECT)] {
             let mut frame = [&[2; 12][..], &[0x08, 0x00, 0x45, 0, 0x23, 0x28], &[0; 8992]].concat();

@@ -3,14 +3,15 @@
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::ptr;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use libc::{c_int, c_void};
 use shm::Memory;
 
 use super::MAX_QUEUES;
+use super::ring::{Fill, Ring};
 
 /// The descriptor goes on in the next one.
 const CONTINUED: u32 = 1;
@@ -53,92 +54,15 @@ fn get_at<T>(socket: BorrowedFd<'_>, level: c_int, option: c_int) -> io::Result<
     if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
 }
 
-/// A ring that is shared with the kernel.
-#[derive(Debug)]
-struct Ring {
-    base: NonNull<u8>,
-    len: usize,
-    layout: Layout,
-    mask: u32,
-}
-
-/// Where the parts of a ring lie in its mapping.
-#[derive(Debug, Clone, Copy)]
-struct Layout {
-    producer: usize,
-    consumer: usize,
-    flags: usize,
-    entries: usize,
-}
-
-// SAFETY: the mapping belongs to this value alone and is not tied to a thread.
-unsafe impl Send for Ring {}
-
-impl Ring {
-    /// Maps a ring of `entries` entries of `size` bytes.
-    fn map(
-        socket: BorrowedFd<'_>,
-        offsets: &libc::xdp_ring_offset,
-        page: libc::off_t,
-        entries: u32,
-        size: usize,
-    ) -> io::Result<Self> {
-        let layout = Layout {
-            producer: offsets.producer as usize,
-            consumer: offsets.consumer as usize,
-            flags: offsets.flags as usize,
-            entries: offsets.desc as usize,
-        };
-        let len = layout.entries + entries as usize * size;
-        // SAFETY: a new mapping at an address that the kernel chooses; it refuses a length beyond the ring.
-        let base = unsafe {
-            libc::mmap(
-                ptr::null_mut(),
-                len,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED | libc::MAP_POPULATE,
-                socket.as_raw_fd(),
-                page,
-            )
-        };
-        if base == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let base = NonNull::new(base.cast()).ok_or_else(io::Error::last_os_error)?;
-        Ok(Self { base, len, layout, mask: entries - 1 })
+/// Makes a socket.
+fn open() -> io::Result<OwnedFd> {
+    // SAFETY: no pointers are passed.
+    let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
     }
-
-    #[inline]
-    fn word(&self, at: usize) -> &AtomicU32 {
-        // SAFETY: one of the offsets that the kernel gave for this mapping, aligned to a cache line; both
-        // sides access these words atomically.
-        unsafe { &*self.base.as_ptr().add(at).cast::<AtomicU32>() }
-    }
-
-    #[inline]
-    fn producer(&self) -> &AtomicU32 {
-        self.word(self.layout.producer)
-    }
-
-    #[inline]
-    fn consumer(&self) -> &AtomicU32 {
-        self.word(self.layout.consumer)
-    }
-
-    /// Address of an entry of type `T`, the type that the ring was mapped with.
-    #[inline]
-    fn entry<T>(&self, index: u32) -> *mut T {
-        let at = self.layout.entries + (index & self.mask) as usize * mem::size_of::<T>();
-        // SAFETY: masked, so it lies among the entries of the mapping.
-        unsafe { self.base.as_ptr().add(at).cast() }
-    }
-}
-
-impl Drop for Ring {
-    fn drop(&mut self) {
-        // SAFETY: made by `map` with this length, and nothing refers to it any more.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
-    }
+    // SAFETY: a descriptor that was just made and has no other owner.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// A received packet, or a part of one.
@@ -150,6 +74,14 @@ pub(super) struct Received {
     pub(super) len: u32,
     /// The packet goes on in the next.
     pub(super) continued: bool,
+}
+
+/// The descriptor at `index` of a ring of them, which the kernel has handed over.
+#[inline]
+fn received(ring: &Ring, index: u32) -> Received {
+    // SAFETY: the entry lies in the ring, all of whose bytes are initialised.
+    let entry: libc::xdp_desc = unsafe { ptr::read(ring.entry(index)) };
+    Received { address: entry.addr, len: entry.len, continued: entry.options & CONTINUED != 0 }
 }
 
 /// How a socket is bound.
@@ -165,12 +97,11 @@ pub(super) struct Binding {
 pub(super) struct Socket {
     fd: OwnedFd,
     receive: Ring,
-    fill: Ring,
-    /// Our indices of the two rings, and how far the kernel was seen.
+    /// That of its receive queue; `None` when another socket of that queue has it.
+    fill: Option<Fill>,
+    /// Our index of the ring of packets, and how far the kernel was seen.
     taken: u32,
     arrived: u32,
-    filled: u32,
-    used: u32,
     /// What comes from now on is left alone.
     ceased: bool,
     /// Memory is in use as long as the socket is; that of another process is kept by the kernel.
@@ -181,13 +112,7 @@ impl Socket {
     /// Makes a socket with rings of `entries` entries, a power of two, over `memory`; with `other`, the
     /// memory is that of this socket of another queue. It is not bound yet.
     pub(super) fn new(memory: &Memory, entries: u32, other: Option<&Self>) -> io::Result<Self> {
-        // SAFETY: no pointers are passed.
-        let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: a descriptor that was just made and has no other owner.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let fd = open()?;
         let socket = fd.as_fd();
         if other.is_none() {
             let registration = libc::xdp_umem_reg_v1 {
@@ -204,15 +129,24 @@ impl Socket {
         set(socket, libc::XDP_UMEM_FILL_RING, &entries_option)?;
         set(socket, libc::XDP_UMEM_COMPLETION_RING, &completions)?;
         set(socket, libc::XDP_RX_RING, &entries_option)?;
-        Self::map(fd, entries, Some(memory.clone()))
+        Self::map(fd, entries, true, Some(memory.clone()))
     }
 
-    /// Goes on with the bound socket of another process, whose rings have `entries` entries.
-    pub(super) fn take_over(fd: OwnedFd, entries: u32) -> io::Result<Self> {
-        Self::map(fd, entries, None)
+    /// Makes a further socket of a receive queue that has one over `memory`: both take frames from the ring of
+    /// the first. It is not bound yet.
+    pub(super) fn beside(memory: &Memory, entries: u32) -> io::Result<Self> {
+        let fd = open()?;
+        set(fd.as_fd(), libc::XDP_RX_RING, &(entries as c_int))?;
+        Self::map(fd, entries, false, Some(memory.clone()))
     }
 
-    fn map(fd: OwnedFd, entries: u32, memory: Option<Memory>) -> io::Result<Self> {
+    /// Goes on with the bound socket of another process, whose rings have `entries` entries. `fills`: it has the
+    /// free frames of its queue.
+    pub(super) fn take_over(fd: OwnedFd, entries: u32, fills: bool) -> io::Result<Self> {
+        Self::map(fd, entries, fills, None)
+    }
+
+    fn map(fd: OwnedFd, entries: u32, fills: bool, memory: Option<Memory>) -> io::Result<Self> {
         let socket = fd.as_fd();
         let offsets: libc::xdp_mmap_offsets = get(socket, libc::XDP_MMAP_OFFSETS)?;
         let fill_page = libc::off_t::try_from(libc::XDP_UMEM_PGOFF_FILL_RING)
@@ -224,13 +158,14 @@ impl Socket {
             entries,
             mem::size_of::<libc::xdp_desc>(),
         )?;
-        let fill = Ring::map(socket, &offsets.fr, fill_page, entries, mem::size_of::<u64>())?;
+        let fill = || {
+            Ring::map(socket, &offsets.fr, fill_page, entries, mem::size_of::<u64>()).map(Fill::new)
+        };
+        let fill = fills.then(fill).transpose()?;
         // How far a ring was used stands in it; a new one begins at 0.
         let taken = receive.consumer().load(Ordering::Acquire);
-        let filled = fill.producer().load(Ordering::Acquire);
-        let used = fill.consumer().load(Ordering::Acquire);
         let (arrived, ceased) = (taken, false);
-        Ok(Self { fd, receive, fill, taken, arrived, filled, used, ceased, _memory: memory })
+        Ok(Self { fd, receive, fill, taken, arrived, ceased, _memory: memory })
     }
 
     /// Binds the socket to a receive queue of an interface. `other` as for [`Socket::new`], which then
@@ -285,25 +220,19 @@ impl Socket {
         get(self.fd.as_fd(), libc::XDP_STATISTICS)
     }
 
-    /// Frames that may be given to the kernel now.
+    /// Frames that may be given to the kernel through this socket now.
     #[inline]
     pub(super) fn wanted(&mut self) -> u32 {
-        let size = self.fill.mask + 1;
-        if self.filled.wrapping_sub(self.used) >= size / 2 {
-            self.used = self.fill.consumer().load(Ordering::Acquire);
-        }
-        size - self.filled.wrapping_sub(self.used)
+        self.fill.as_mut().map_or(0, Fill::wanted)
     }
 
     /// Gives free frames to the kernel, at most as many as [`Socket::wanted`] said.
     #[inline]
     pub(super) fn fill(&mut self, frames: impl Iterator<Item = u64>) {
-        for frame in frames {
-            // SAFETY: the entry lies in the ring of addresses, and is ours until the index is published.
-            unsafe { ptr::write(self.fill.entry(self.filled), frame) };
-            self.filled = self.filled.wrapping_add(1);
+        if let Some(fill) = &mut self.fill {
+            frames.for_each(|frame| fill.put(frame));
+            fill.publish();
         }
-        self.fill.producer().store(self.filled, Ordering::Release);
     }
 
     /// How many descriptors have come and were not taken.
@@ -324,10 +253,7 @@ impl Socket {
     /// The descriptor number `n` of those waiting, `n` below [`Socket::waiting`].
     #[inline]
     pub(super) fn peek(&self, n: u32) -> Received {
-        // SAFETY: the entry lies in the ring of descriptors, and the kernel has handed it over.
-        let entry: libc::xdp_desc =
-            unsafe { ptr::read(self.receive.entry(self.taken.wrapping_add(n))) };
-        Received { address: entry.addr, len: entry.len, continued: entry.options & CONTINUED != 0 }
+        received(&self.receive, self.taken.wrapping_add(n))
     }
 
     /// Lets go of the first `count` descriptors; the frames they named are ours now.
@@ -341,21 +267,19 @@ impl Socket {
     /// a frame off an address. There is space, as the kernel took them from the other ring.
     #[inline]
     pub(super) fn recycle(&mut self, count: u32, frame: u64) {
-        for n in 0..count {
-            let address = self.peek(n).address & frame;
-            // SAFETY: as in `fill`.
-            unsafe { ptr::write(self.fill.entry(self.filled), address) };
-            self.filled = self.filled.wrapping_add(1);
+        if let Some(fill) = &mut self.fill {
+            for n in 0..count {
+                fill.put(received(&self.receive, self.taken.wrapping_add(n)).address & frame);
+            }
+            fill.publish();
         }
-        self.fill.producer().store(self.filled, Ordering::Release);
         self.take(count);
     }
 
     /// Tells the driver about new frames when it has asked for that.
     #[inline]
     pub(super) fn wake(&self) {
-        let flags = self.fill.word(self.fill.layout.flags).load(Ordering::Relaxed);
-        if flags & libc::XDP_RING_NEED_WAKEUP != 0 {
+        if self.fill.as_ref().is_some_and(Fill::is_awaited) {
             // SAFETY: no buffer is passed. What it returns says nothing that is needed here.
             unsafe {
                 libc::recvfrom(
@@ -401,11 +325,12 @@ pub(super) fn wait(sockets: &[Socket], timeout: Duration) -> io::Result<()> {
     }
 }
 
-/// Gives `spare` frames to the kernel, to each queue its part.
+/// Gives `spare` frames to the kernel, to each receive queue its part; every queue has `each` sockets, of which the
+/// first has its free frames.
 #[inline]
-pub(super) fn refill(sockets: &mut [Socket], spare: &mut Vec<u64>) {
-    let queues = sockets.len();
-    for (n, socket) in sockets.iter_mut().enumerate() {
+pub(super) fn refill(sockets: &mut [Socket], each: usize, spare: &mut Vec<u64>) {
+    let queues = sockets.len() / each;
+    for (n, socket) in sockets.iter_mut().step_by(each).enumerate() {
         let part = spare.len() / (queues - n);
         let count = part.min(socket.wanted() as usize);
         if count > 0 {
@@ -419,9 +344,11 @@ pub(super) fn refill(sockets: &mut [Socket], spare: &mut Vec<u64>) {
 /// Packets that the kernel dropped since the sockets were made, and how often it found no frame.
 pub(super) fn losses(sockets: &[Socket]) -> (u64, u64) {
     let (mut dropped, mut full) = (0, 0);
-    for counters in sockets.iter().filter_map(|socket| socket.statistics().ok()) {
+    for socket in sockets {
+        let Ok(counters) = socket.statistics() else { continue };
         dropped += counters.rx_dropped + counters.rx_ring_full;
-        full += counters.rx_fill_ring_empty_descs;
+        // All sockets of a queue tell the same of the ring that they share.
+        full += if socket.fill.is_some() { counters.rx_fill_ring_empty_descs } else { 0 };
     }
     (dropped, full)
 }

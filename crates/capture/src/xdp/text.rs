@@ -5,6 +5,7 @@ use std::os::fd::AsRawFd;
 use super::assembly::{Assembly, code, instruction};
 use super::bpf::{Memory, SocketMap};
 use super::prefilter::{self, Prefilter};
+use super::sorting::Stage;
 
 /// What a program says of a packet: it goes nowhere, or on into the host.
 pub(super) const DROP: i32 = 1;
@@ -13,8 +14,13 @@ pub(super) const PASS: i32 = 2;
 pub(super) const QUEUE: i16 = 16;
 
 /// The packet goes to the socket of its receive queue, or on into the host when there is none. With a prefilter
-/// that drops what it judges to be of no interest, unless the host would get it.
-pub(super) fn tap(map: &SocketMap, prefilter: Option<&Prefilter<'_>>) -> Vec<u64> {
+/// that drops what it judges to be of no interest, unless the host would get it; with sorting each queue of the
+/// detector has a socket of its own.
+pub(super) fn tap(
+    map: &SocketMap,
+    prefilter: Option<&Prefilter<'_>>,
+    sorting: Option<Stage>,
+) -> Vec<u64> {
     const REDIRECT_MAP: i32 = 51;
     let mut program = Assembly::default();
     let keep = program.label();
@@ -23,7 +29,10 @@ pub(super) fn tap(map: &SocketMap, prefilter: Option<&Prefilter<'_>>) -> Vec<u64
         prefilter.write(&mut program, map, keep);
     }
     program.place(keep);
-    program.load(code::LOAD_WORD, 2, prefilter::CONTEXT, QUEUE);
+    match sorting {
+        Some(stage) => stage.write(&mut program, 2),
+        None => program.load(code::LOAD_WORD, 2, prefilter::CONTEXT, QUEUE),
+    }
     program.map(1, map.0.as_raw_fd());
     // What `redirect_map` answers for a queue without socket.
     program.value(code::MOVE, 3, PASS);
@@ -40,25 +49,23 @@ pub(super) const PACE: u32 = 16;
 pub(super) fn paced(memory: &Memory, interface: u32, group: i32, period: i32) -> Vec<u64> {
     /// Says that the value of `LOAD_WIDE` is the descriptor of a map, for its only value.
     const VALUE_BY_DESCRIPTOR: u8 = 2;
-    const LOAD: u8 = 0x79;
     const STORE: u8 = 0x7b;
     const SUBTRACT: u8 = 0x1f;
     const DIVIDE: u8 = 0x37;
-    const MULTIPLY: u8 = 0x27;
     const CLOCK: i32 = 5;
     const REDIRECT: i32 = 23;
     vec![
         instruction(code::LOAD_WIDE, 6, VALUE_BY_DESCRIPTOR, 0, memory.0.as_raw_fd()),
         instruction(0, 0, 0, 0, 0),
         instruction(code::CALL, 0, 0, 0, CLOCK),
-        instruction(LOAD, 1, 6, 0, 0),
+        instruction(code::LOAD_DOUBLE, 1, 6, 0, 0),
         instruction(code::JUMP_UNLESS_EQUAL, 1, 0, 2, 0),
         instruction(code::COPY, 1, 0, 0, 0),
         instruction(STORE, 6, 0, 0, 0),
         instruction(SUBTRACT, 0, 1, 0, 0),
         instruction(DIVIDE, 0, 0, 0, period),
-        instruction(MULTIPLY, 0, 0, 0, group),
-        instruction(LOAD, 1, 6, 8, 0),
+        instruction(code::MULTIPLY, 0, 0, 0, group),
+        instruction(code::LOAD_DOUBLE, 1, 6, 8, 0),
         instruction(code::JUMP_IF_ABOVE_REGISTER, 0, 1, 2, 0),
         instruction(code::MOVE, 0, 0, 0, DROP),
         instruction(code::EXIT, 0, 0, 0, 0),
