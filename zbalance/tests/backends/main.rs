@@ -7,6 +7,7 @@ mod choice;
 mod frames;
 mod life;
 mod recordings;
+mod sorting;
 mod station;
 
 use std::process::Command;
@@ -34,6 +35,7 @@ fn inside() {
         "generic" => life::xdp_generic(),
         "packet" => life::packet(),
         "auto" => life::auto(),
+        "sorting" => sorting::in_the_kernel(),
         "choice" => choice::of_the_best_way(),
         "explicit" => choice::of_what_cannot_be_had(),
         _ => unreachable!("{part}"),
@@ -49,6 +51,11 @@ fn af_xdp_in_the_driver() {
 #[test]
 fn af_xdp_behind_the_driver() {
     isolated("generic");
+}
+
+#[test]
+fn packets_are_sorted_in_the_kernel() {
+    isolated("sorting");
 }
 
 #[test]

@@ -150,6 +150,14 @@ impl Balancer {
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     }
 
+    /// SIGHUP, until it has read its file of options.
+    pub(crate) fn reload(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.0.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+        let mut lines = self.0.lines.by_ref().map_while(Result::ok);
+        assert!(lines.any(|line| line.contains("reloaded ")), "it never said that it reloaded");
+    }
+
     /// Waits for its end: what it said after it was ready, but who came and went, and its exit status.
     pub(crate) fn end(mut self) -> String {
         let lines = self.0.lines.by_ref().map_while(Result::ok);
