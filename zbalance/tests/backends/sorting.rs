@@ -76,7 +76,7 @@ impl Consumers {
                 consumer.receive(Duration::from_millis(1));
                 matches!(consumer.state(), ConsumerState::Attached { .. })
             };
-            consumers.0.iter_mut().map(attached).all(|is| is).then_some(())
+            consumers.0.iter_mut().all(attached).then_some(())
         });
         consumers
     }
