@@ -41,6 +41,8 @@ const GROUP: u16 = 64;
 const FIRST: Duration = Duration::from_secs(10);
 const ROUND: Duration = Duration::from_secs(1);
 const CLUSTER: u32 = 4245;
+/// Queues of the balancer; all frames are of one flow, so they go to one of them.
+const QUEUES: u32 = 4;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// AF_XDP against a loop that only reads and refills its rings.
@@ -283,7 +285,7 @@ impl Drop for Threads {
     }
 }
 
-/// zbalance as it is, with one queue and its consumer.
+/// zbalance as it is, with its queues and their consumers.
 struct Balancer {
     measured: Measured,
     server: Server,
@@ -294,11 +296,11 @@ struct Balancer {
 impl Balancer {
     fn start(source: &str) -> Result<Self, String> {
         let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
-        let mut options = ServerOptions::new(dir.path().to_owned(), CLUSTER, vec![1]);
+        let mut options = ServerOptions::new(dir.path().to_owned(), CLUSTER, vec![QUEUES]);
         let said = |e: capture::OpenError| e.to_string();
         let distribution = Distribution {
             mode: Mode::Ip,
-            sets: vec![1],
+            sets: vec![QUEUES],
             hash: SymmetricHash::new(1),
             map: None,
             decapsulate: false,
@@ -321,7 +323,10 @@ impl Balancer {
         let mut threads = Threads::default();
         let (through, attached) = (Arc::default(), Arc::new(AtomicBool::new(false)));
         let mut consuming = Consuming {
-            consumer: Consumer::detached(ConsumerOptions::new(dir.path().to_owned(), CLUSTER, 0)),
+            consumers: (0..QUEUES as u16)
+                .map(|queue| ConsumerOptions::new(dir.path().to_owned(), CLUSTER, queue))
+                .map(Consumer::detached)
+                .collect(),
             through: Arc::clone(&through),
             attached: Arc::clone(&attached),
             stop: Arc::clone(&threads.stop),
@@ -332,7 +337,7 @@ impl Balancer {
             server.poll(Duration::from_millis(1), &mut |_| "{}".to_owned());
             ingest.producer.tick();
             if Instant::now() > deadline {
-                return Err("the consumer did not attach".to_owned());
+                return Err("the consumers did not attach".to_owned());
             }
         }
         ingest.supply();
@@ -351,9 +356,9 @@ impl Balancer {
     }
 }
 
-/// A consumer that reads nothing of the frames.
+/// Consumers that read nothing of the frames.
 struct Consuming {
-    consumer: Consumer,
+    consumers: Vec<Consumer>,
     through: Arc<AtomicU64>,
     attached: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
@@ -365,11 +370,16 @@ impl Consuming {
         // The frames that come are made on this CPU too, and a consumer that keeps up has one for itself.
         let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), -20);
         while !self.stop.load(Relaxed) {
-            let count = self.consumer.receive(Duration::ZERO).len();
+            let mut count = 0;
+            for consumer in &mut self.consumers {
+                count += consumer.receive(Duration::ZERO).len();
+            }
             self.through.fetch_add(count as u64, Relaxed);
             if count == 0 {
-                let is_attached = matches!(self.consumer.state(), ConsumerState::Attached { .. });
-                self.attached.store(is_attached, Relaxed);
+                let is = |consumer: &Consumer| {
+                    matches!(consumer.state(), ConsumerState::Attached { .. })
+                };
+                self.attached.store(self.consumers.iter().all(is), Relaxed);
                 // Under load a consumer does not sleep on the queue, so nobody has to wake it.
                 std::thread::sleep(Duration::from_micros(100));
             }

@@ -6,9 +6,11 @@ use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use capture::{AfPacket, Burst, Frame, Name, OpenError, Pace, Packet, Position, Replay, Sorting};
+use capture::{
+    AfPacket, Burst, Frame, Name, OpenError, Pace, Position, Reception, Replay, Sorting,
+};
 use capture::{Source, Standby, Statistics, Xdp, XdpName, XdpOptions};
-use shm::{Memory, Producer};
+use shm::{Memory, Piece, Producer};
 
 use crate::log;
 
@@ -29,7 +31,7 @@ pub enum Arrival<'a> {
     /// It is gone after the call. By reference: moving it would wait for the packet before to be written.
     Copied(&'a Frame<'a>),
     /// It lies in frames on loan.
-    InPlace(Packet<'a>),
+    InPlace(&'a mut [Piece], &'a Reception),
 }
 
 /// How a source is opened.
@@ -168,9 +170,9 @@ impl Input {
             Self::Copied(source) => {
                 source.burst(max, timeout, &mut |frame| each(Arrival::Copied(&frame)))
             }
-            Self::InPlace(xdp) => {
-                xdp.burst(max, timeout, reads, &mut |packet| each(Arrival::InPlace(packet)))
-            }
+            Self::InPlace(xdp) => xdp.burst(max, timeout, reads, &mut |pieces, reception| {
+                each(Arrival::InPlace(pieces, reception))
+            }),
             Self::Absent(_) => Err(io::ErrorKind::NotConnected.into()),
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Cache};
-use capture::{Packet, Sorting};
+use capture::{Reception, Sorting};
 use packet::distribution::{Mode, Spreader, Target, VlanMap, frame_hash};
 use packet::hash::SymmetricHash;
 use packet::{ETHERTYPE_VLAN, tunnel};
@@ -112,7 +112,7 @@ impl Spread {
                 }
                 self.copy(frame.data, way, &meta, producer);
             }
-            Arrival::InPlace(Packet { pieces, queue: Some(queue), .. })
+            Arrival::InPlace(pieces, Reception { queue: Some(queue), .. })
                 if !self.reads(producer) =>
             {
                 // Neither the frame nor what stands before it is touched: both would have to come from the processor
@@ -120,7 +120,7 @@ impl Spread {
                 let meta = Meta { interface: self.interface, ..Meta::default() };
                 producer.send_lent(pieces, &meta, 1 << queue);
             }
-            Arrival::InPlace(Packet { pieces, timestamp, .. }) => {
+            Arrival::InPlace(pieces, Reception { timestamp, .. }) => {
                 let head = pieces.first().map_or(&[][..], |piece| producer.bytes(piece));
                 let len = pieces.iter().map(|piece| piece.len as usize).sum();
                 let way = &self.way(head, len);
@@ -128,10 +128,10 @@ impl Spread {
                 if way.retag || self.distribution.decapsulate {
                     let whole: Vec<u8> =
                         pieces.iter().flat_map(|piece| producer.bytes(piece)).copied().collect();
-                    self.copy(&whole, way, &self.meta(way, timestamp), producer);
+                    self.copy(&whole, way, &self.meta(way, *timestamp), producer);
                 } else {
                     let targets = producer.mirrored(way.targets);
-                    producer.send_lent(pieces, &self.meta(way, timestamp), targets);
+                    producer.send_lent(pieces, &self.meta(way, *timestamp), targets);
                 }
             }
         }

@@ -25,8 +25,8 @@ pub use position::Position;
 pub use replay::{Pace, Rate, Replay, ReplayError};
 pub use standby::Standby;
 pub use xdp::{
-    AgainstXdp, Attachment, BareXdp, Generator, Heir, Hook, Packet, PassThrough, Refusal, Sorting,
-    Xdp, XdpName, XdpOptions, against_xdp,
+    AgainstXdp, Attachment, BareXdp, Generator, Heir, Hook, PassThrough, Reception, Refusal,
+    Sorting, Xdp, XdpName, XdpOptions, against_xdp,
 };
 
 /// One captured Ethernet frame, VLAN tags in place.

@@ -40,11 +40,11 @@ fn read(xdp: &mut Xdp, producer: &Producer, mark: &[u8], count: usize) -> Vec<Ve
     let mut packets = Vec::new();
     while packets.len() < count && Instant::now() < deadline {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos();
-        let burst = xdp.burst(64, Duration::from_millis(20), true, &mut |packet| {
-            assert!(now.abs_diff(u128::from(packet.timestamp)) < 60_000_000_000);
-            assert_eq!(packet.queue, None);
+        let burst = xdp.burst(64, Duration::from_millis(20), true, &mut |pieces, reception| {
+            assert!(now.abs_diff(u128::from(reception.timestamp)) < 60_000_000_000);
+            assert_eq!(reception.queue, None);
             let packet: Vec<u8> =
-                packet.pieces.iter().flat_map(|piece| producer.bytes(piece).to_vec()).collect();
+                pieces.iter().flat_map(|piece| producer.bytes(piece).to_vec()).collect();
             if packet.windows(mark.len()).any(|window| window == mark) {
                 packets.push(packet);
             }
@@ -236,7 +236,7 @@ fn inside() {
     gone.lend(producer.lend(frames));
     ip("link del tap0");
     let deadline = Instant::now() + Duration::from_secs(5);
-    while gone.burst(64, Duration::from_millis(20), true, &mut |_| {}).is_ok() {
+    while gone.burst(64, Duration::from_millis(20), true, &mut |_, _| {}).is_ok() {
         assert!(Instant::now() < deadline, "the interface that is gone goes unnoticed");
     }
     let (loans, standby) = gone.close();

@@ -106,14 +106,12 @@ impl XdpOptions {
     }
 }
 
-/// A packet, in frames on loan.
-#[derive(Debug)]
-pub struct Packet<'a> {
-    /// Its parts.
-    pub pieces: &'a mut [Piece],
-    /// Time of its arrival in nanoseconds since the epoch.
+/// How packets came.
+#[derive(Debug, Clone, Copy)]
+pub struct Reception {
+    /// Time of their arrival in nanoseconds since the epoch.
     pub timestamp: u64,
-    /// Queue of the only queue set that it is for, where [`Sorting`] says so.
+    /// Queue of the only queue set that they are for, where [`Sorting`] says so.
     pub queue: Option<u32>,
 }
 
@@ -335,8 +333,8 @@ impl Xdp {
         (lent.remove_all(), standby)
     }
 
-    /// Waits at most `timeout` for packets and hands at most `max` of them to `each`, which leaves a frame in the
-    /// place of every one it keeps. `reads`: packets whose queue is known are looked at all the same.
+    /// Waits at most `timeout` for packets and hands at most `max` of them to `each`, in their parts, which leaves a
+    /// frame in the place of every one it keeps. `reads`: packets whose queue is known are looked at all the same.
     ///
     /// # Errors
     /// When the interface has gone away.
@@ -345,7 +343,7 @@ impl Xdp {
         max: usize,
         timeout: Duration,
         reads: bool,
-        each: &mut dyn FnMut(Packet<'_>),
+        each: &mut dyn FnMut(&mut [Piece], &Reception),
     ) -> io::Result<Burst> {
         let mut count = self.receive(max, reads, each);
         if count == 0 {
@@ -371,7 +369,12 @@ impl Xdp {
         if self.is_single { Some(0) } else { sorted.checked_sub(1) }
     }
 
-    fn receive(&mut self, max: usize, reads: bool, each: &mut dyn FnMut(Packet<'_>)) -> usize {
+    fn receive(
+        &mut self,
+        max: usize,
+        reads: bool,
+        each: &mut dyn FnMut(&mut [Piece], &Reception),
+    ) -> usize {
         let mut count = 0;
         let mut now = None;
         for _ in 0..self.sockets.len() {
@@ -384,7 +387,8 @@ impl Xdp {
             let now = *now.get_or_insert_with(clock);
             let queue = self.queue_of(turn);
             let ahead = if reads || queue.is_none() { AHEAD } else { 0 };
-            let each = &mut |pieces: &mut [Piece]| each(Packet { pieces, timestamp: now, queue });
+            let reception = &Reception { timestamp: now, queue };
+            let each = &mut |pieces: &mut [Piece]| each(pieces, reception);
             let (packets, taken) = self.packets(turn, waiting, max - count, ahead, each);
             self.sockets[turn].take(taken);
             count += packets;
