@@ -8,8 +8,10 @@ use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
 use capture::{
-    AgainstXdp, Burst, Handed, Hook, OpenError, Position, Source, Xdp, XdpName, XdpOptions,
+    AgainstXdp, Burst, Handed, Hook, OpenError, Position, Sorting, Source, Xdp, XdpName, XdpOptions,
 };
+use packet::hash::SymmetricHash;
+use rustix::process::{Resource, Rlimit};
 use shm::{Producer, Server, ServerOptions};
 
 const SMALL: XdpOptions =
@@ -219,6 +221,27 @@ fn inside() {
     one.lend(loans);
     assert_eq!(one.attachment().queues, 1);
     let (loans, _) = one.close();
+    assert_eq!(loans.len(), frames as usize);
+
+    // Not all sockets can be had that sorting takes: those of the receive queues take all packets.
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let few = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64 + 12;
+    let set = |limit| rustix::process::setrlimit(Resource::Nofile, limit).unwrap();
+    set(Rlimit { current: Some(few), ..limit });
+    let sorting = Some(Sorting { hash: SymmetricHash::new(1), queues: 30, sockets: 64 });
+    let sorted = XdpOptions { sorting, ..SMALL };
+    let mut unsorted = Xdp::open(&name("tap0", None), sorted, &memory).unwrap();
+    set(limit);
+    let attachment = unsorted.attachment();
+    let refused = attachment.refused.last().unwrap();
+    assert_eq!((attachment.sorted, refused.way), (false, "sorted"));
+    assert_eq!(refused.cause, "Too many open files (os error 24)");
+    unsorted.lend(loans);
+    for number in 0..20 {
+        send(format!("unsorted {number}").as_bytes());
+    }
+    assert_eq!(read(&mut unsorted, &producer, b"unsorted ", 20).len(), 20);
+    let (loans, _) = unsorted.close();
     assert_eq!(loans.len(), frames as usize);
 
     // An interface whose driver has no hook.

@@ -156,6 +156,7 @@ pub(crate) fn in_the_kernel() {
     let mut sender = Sender::new("packet", "far0");
     as_in_user_space(dir.path(), &mut sender);
     behind_a_filter(dir.path(), &mut sender);
+    behind_the_prefilter(dir.path(), &mut sender);
     where_it_cannot_be(dir.path());
 }
 
@@ -251,6 +252,20 @@ fn behind_a_filter(dir: &Path, sender: &mut Sender) {
     write("");
     balancer.reload();
     passes(sender, &mut consumers, 600..800, Stamped::LookedAt);
+    balancer.terminate();
+    balancer.end();
+}
+
+/// Both stages of the program: what is neither TCP nor UDP goes nowhere, the rest to its queue.
+fn behind_the_prefilter(dir: &Path, sender: &mut Sender) {
+    let line = format!("-i xdp:wide0 -c {CLUSTER} -n {QUEUES} -z --hash-seed {SEED} --prefilter");
+    let said = attachment().replace("sorted", "prefilter, sorted");
+    let balancer = Balancer::start(&mut command(dir, &line), &said);
+    let mut consumers = Consumers::attach(dir);
+    let sent = frames(0..400);
+    sender.send(&sent);
+    let kept: Vec<Vec<u8>> = sent.into_iter().filter(|frame| !is_looked_at(frame)).collect();
+    consumers.check(&kept, SEED, Stamped::LookedAt);
     balancer.terminate();
     balancer.end();
 }

@@ -46,7 +46,7 @@ impl BareXdp {
             socket.bind(number, 0, binding, None)?;
             let count = socket.wanted() as usize;
             socket.fill(loans.into_iter().take(count).map(Loan::into_offset));
-            map.insert(0, socket.as_fd())?;
+            map.insert(0, 0, socket.as_fd())?;
             let frame = !(u64::from(memory.frame_size()) - 1);
             Ok(Self { socket, _program: program, _map: map, _standby: standby, frame })
         };

@@ -153,19 +153,31 @@ pub(super) fn shared_values(size: u32, entries: u32) -> io::Result<OwnedFd> {
     map(MAP_TYPE_ARRAY, size, entries, MAPPABLE, b"conjure_tally")
 }
 
-/// Which socket takes the packets of which receive queue.
+/// Which sockets take the packets of which receive queue.
 #[derive(Debug)]
-pub(super) struct SocketMap(pub(super) OwnedFd);
+pub(super) struct SocketMap(pub(super) OwnedFd, u32);
 
 impl SocketMap {
-    /// A map for `queues` receive queues.
+    /// A map for `queues` receive queues of one socket.
     pub(super) fn new(queues: u32) -> io::Result<Self> {
-        map(MAP_TYPE_XSK, 4, queues, 0, b"conjure_queues").map(Self)
+        Self::with(queues, 1)
     }
 
-    /// Gives the packets of `queue` to `socket`.
-    pub(super) fn insert(&self, queue: u32, socket: BorrowedFd<'_>) -> io::Result<()> {
+    /// A map for `queues` receive queues of `each` sockets. Queues that the interface gets later are beyond its end.
+    pub(super) fn with(queues: u32, each: u32) -> io::Result<Self> {
+        let fd = map(MAP_TYPE_XSK, 4, queues * each, 0, b"conjure_queues")?;
+        Ok(Self(fd, each))
+    }
+
+    /// Sockets of each receive queue. Those of queue `q` have the numbers from `q` times as many on.
+    pub(super) const fn sockets_each(&self) -> u32 {
+        self.1
+    }
+
+    /// Gives packets of `queue` to `socket`, the one with number `n` of the queue.
+    pub(super) fn insert(&self, queue: u32, n: u32, socket: BorrowedFd<'_>) -> io::Result<()> {
         let socket = number(socket);
+        let queue = queue * self.1 + n;
         call(
             MAP_UPDATE,
             &MapUpdate {

@@ -174,14 +174,14 @@ impl Xdp {
             None => 0..queues,
         };
         let mut refused = Vec::new();
-        let stage = options.sorting.map(|sorting| sorting.stage(queues, wanted.len() as u32));
+        let stage = options.sorting.map(|sorting| sorting.stage(wanted.len() as u32));
         let mut stage = stage.and_then(|stage| {
             stage.unwrap_or_else(|refusal| {
                 refused.push(refusal);
                 None
             })
         });
-        let map = SocketMap::new(queues * stage.map_or(1, Stage::sockets_each))
+        let map = SocketMap::with(queues, stage.map_or(1, Stage::sockets_each))
             .map_err(failed("map of AF_XDP sockets"))?;
         let tally = options.prefilter.then(Tally::new).transpose();
         let tally = tally.map_err(failed("counter of the prefilter"))?;
@@ -243,10 +243,10 @@ impl Xdp {
         }
         let sockets_each = sockets.len() / read;
         for (queue, sockets) in wanted.zip(sockets.chunks(sockets_each)) {
-            for n in 0..stage.map_or(1, Stage::sockets_each) {
+            for n in 0..map.sockets_each() {
                 // A single socket takes the packets of all.
                 let socket = sockets.get(n as usize).unwrap_or(&sockets[0]);
-                map.insert(stage.map_or(queue, |stage| stage.number(queue, n)), socket.as_fd())
+                map.insert(queue, n, socket.as_fd())
                     .map_err(failed("giving a queue to its AF_XDP socket"))?;
             }
         }

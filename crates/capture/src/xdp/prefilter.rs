@@ -11,7 +11,7 @@ use std::os::fd::AsRawFd;
 use super::assembly::{Assembly, Label, STACK, code, seen};
 use super::bpf::SocketMap;
 use super::tally::{Tallied, Tally};
-use super::text::{DROP, QUEUE};
+use super::text::{self, DROP};
 
 /// Registers that keep their values over calls.
 pub(super) const CONTEXT: u8 = 6;
@@ -115,7 +115,7 @@ impl Prefilter<'_> {
 
     /// Drops and counts the packet, unless its queue has no socket.
     fn drop(&self, program: &mut Assembly, map: &SocketMap, keep: Label) {
-        program.load(code::LOAD_WORD, VALUE, CONTEXT, QUEUE);
+        text::first_socket(program, map, VALUE);
         program.look_up(map.0.as_raw_fd(), VALUE);
         program.jump_if(code::JUMP_IF_EQUAL, RESULT, 0, keep);
         self.tally.count(program, Tallied::Prefiltered);
@@ -175,7 +175,6 @@ mod tests {
     use super::*;
     use crate::xdp::bpf::{self, Program};
     use crate::xdp::socket::Socket;
-    use crate::xdp::text;
     use proptest::prelude::*;
     use proptest::sample::select;
     use std::cell::Cell;
@@ -301,7 +300,7 @@ mod tests {
         let region = shm::Region::new(&options).unwrap();
         let socket = Socket::new(&region.memory(0), 64, None).unwrap();
         let map = SocketMap::new(1).unwrap();
-        map.insert(0, socket.as_fd()).unwrap();
+        map.insert(0, 0, socket.as_fd()).unwrap();
         (map, socket, region)
     }
 

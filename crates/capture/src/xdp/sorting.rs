@@ -9,8 +9,9 @@
 use packet::hash::SymmetricHash;
 
 use super::assembly::{Assembly, Label, code, seen};
+use super::bpf::SocketMap;
 use super::prefilter::{CONTEXT, MAX_TAGS, TAGS};
-use super::text::QUEUE;
+use super::text;
 use super::{MAX_QUEUES, Refusal};
 
 /// The way that is refused where packets are not sorted.
@@ -30,7 +31,7 @@ const DESTINATION: [u8; 2] = [4, 5];
 const HASH: u8 = 7;
 const FACTORS: [u8; 2] = [8, 2];
 const OTHER: u8 = 3;
-/// What the number of the receive queue is raised by.
+/// What the number of the queue's first socket is raised by.
 const STEP: u8 = 9;
 
 /// Spreads packets by their outermost addresses over the queues of the only queue set.
@@ -51,9 +52,9 @@ impl Sorting {
         if self.queues > 1 { 1 + self.queues } else { 1 }
     }
 
-    /// What sorts the packets of an interface with as many receive queues, `read` of which are read; `None` where
-    /// there is nothing to sort.
-    pub(super) fn stage(self, receive_queues: u32, read: u32) -> Result<Option<Stage>, Refusal> {
+    /// What sorts the packets of an interface, `read` of whose receive queues are read; `None` where there is nothing to
+    /// sort.
+    pub(super) fn stage(self, read: u32) -> Result<Option<Stage>, Refusal> {
         let Self { queues, sockets: most, .. } = self;
         let wanted = read * self.sockets_each();
         if queues <= 1 {
@@ -66,37 +67,28 @@ impl Sorting {
             );
             return Err(Refusal { way: SORTED, cause });
         }
-        Ok(Some(Stage { sorting: self, receive_queues }))
+        Ok(Some(Stage(self)))
     }
 }
 
-/// The stage on an interface.
+/// The stage. Of the sockets of a receive queue the first is for packets that are looked at, and that with number
+/// `1 + q` for queue `q`.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Stage {
-    sorting: Sorting,
-    /// Receive queues. The socket of receive queue `r` for packets that are looked at has number `r` in the map,
-    /// that for queue `q` has `r + (1 + q) * receive_queues`.
-    receive_queues: u32,
-}
+pub(super) struct Stage(Sorting);
 
 impl Stage {
     /// Sockets of each receive queue.
     pub(super) const fn sockets_each(self) -> u32 {
-        self.sorting.sockets_each()
-    }
-
-    /// Number in the map of the socket `n` of a receive queue.
-    pub(super) const fn number(self, receive_queue: u32, n: u32) -> u32 {
-        receive_queue + n * self.receive_queues
+        self.0.sockets_each()
     }
 
     /// Queues of the detector.
     pub(super) const fn queues(self) -> u32 {
-        self.sorting.queues
+        self.0.queues
     }
 
-    /// Writes the stage, which leaves the number of the socket in `register`.
-    pub(super) fn write(self, program: &mut Assembly, register: u8) {
+    /// Writes the stage, which leaves the number in `map` of the socket in `register`.
+    pub(super) fn write(self, program: &mut Assembly, map: &SocketMap, register: u8) {
         let (of_pair, of_wide_pair) = (program.label(), program.label());
         let (chosen, looked_at) = (program.label(), program.label());
         program.value(code::MOVE, STEP, 0);
@@ -128,13 +120,12 @@ impl Stage {
         program.place(chosen);
         // The upper half of the hash as a part of 1, times the queues.
         program.value(code::SHIFT_RIGHT, HASH, 32);
-        program.value(code::MULTIPLY, HASH, self.sorting.queues.cast_signed());
+        program.value(code::MULTIPLY, HASH, self.0.queues.cast_signed());
         program.value(code::SHIFT_RIGHT, HASH, 32);
         program.value(code::ADD, HASH, 1);
-        program.value(code::MULTIPLY, HASH, self.receive_queues.cast_signed());
         program.register(code::COPY, STEP, HASH);
         program.place(looked_at);
-        program.load(code::LOAD_WORD, register, CONTEXT, QUEUE);
+        text::first_socket(program, map, register);
         program.register(code::ADD_REGISTER, register, STEP);
     }
 
@@ -180,7 +171,7 @@ impl Stage {
 
     /// Mixes `words` into the hash, one after the other.
     fn mix(self, program: &mut Assembly, words: &[u8]) {
-        program.constant(HASH, self.sorting.hash.seed());
+        program.constant(HASH, self.0.hash.seed());
         for (register, factor) in FACTORS.into_iter().zip(SymmetricHash::FACTORS) {
             program.constant(register, factor);
         }
@@ -238,9 +229,10 @@ mod tests {
 
     /// Ends with the number of the socket.
     fn numbering(stage: Stage) -> Program {
+        let map = SocketMap::with(3, stage.sockets_each()).unwrap();
         let mut program = Assembly::default();
         program.register(code::COPY, CONTEXT, 1);
-        stage.write(&mut program, 0);
+        stage.write(&mut program, &map, 0);
         program.exit();
         let text = program.finish();
         Program::load(&text, &text).unwrap()
@@ -317,11 +309,9 @@ mod tests {
     #[test]
     fn the_kernel_sorts_as_the_balancer_does() {
         let seeds = [0, 1, u64::MAX, 0x9e37_79b9_7f4a_7c15, 0x8000_0000_7fff_ffff];
-        for (seed, (queues, receive_queues)) in
-            seeds.into_iter().zip([(2, 1), (3, 2), (63, 1), (7, 5), (4, 12)])
-        {
+        for (seed, queues) in seeds.into_iter().zip([2, 3, 63, 7, 4]) {
             let sorting = Sorting { hash: SymmetricHash::new(seed), queues, sockets: 64 };
-            let stage = sorting.stage(receive_queues, 1).unwrap().unwrap();
+            let stage = sorting.stage(1).unwrap().unwrap();
             let program = numbering(stage);
             let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
                 cases: 8_000,
@@ -333,7 +323,7 @@ mod tests {
                 let queue = queue(sorting, &frame);
                 let count = if queue.is_some() { &sorted } else { &looked_at };
                 count.set(count.get() + 1);
-                let expected = stage.number(0, queue.map_or(0, |queue| 1 + queue));
+                let expected = queue.map_or(0, |queue| 1 + queue);
                 let number = bpf::run(program.as_fd(), &frame, 1, false).unwrap();
                 prop_assert_eq!(number, expected, "{:02x?}", frame);
                 Ok(())
@@ -347,7 +337,7 @@ mod tests {
     fn frames_in_several_buffers() {
         let sorting =
             Sorting { hash: SymmetricHash::new(0x9e37_79b9_7f4a_7c15), queues: 8, sockets: 9 };
-        let stage = sorting.stage(1, 1).unwrap().unwrap();
+        let stage = sorting.stage(1).unwrap().unwrap();
         let program = numbering(stage);
         let mut long = [&[2; 12][..], &[0x08, 0x00, 0x45, 0, 0x23, 0x28], &[0; 8982]].concat();
         long[26..34].copy_from_slice(&[10, 0, 0, 1, 192, 0, 2, 9]);
@@ -358,19 +348,16 @@ mod tests {
     #[test]
     fn as_many_sockets_as_there_may_be() {
         let sorting = |queues| Sorting { hash: SymmetricHash::new(1), queues, sockets: 40 };
-        assert!(sorting(1).stage(64, 64).unwrap().is_none());
-        assert_eq!(sorting(4).stage(16, 8).unwrap().unwrap().sockets_each(), 5);
-        let refusal = sorting(4).stage(16, 9).unwrap_err();
+        assert!(sorting(1).stage(64).unwrap().is_none());
+        assert_eq!(sorting(4).stage(8).unwrap().unwrap().sockets_each(), 5);
+        let refusal = sorting(4).stage(9).unwrap_err();
         assert_eq!(
             refusal.cause,
             "4 queues behind 9 receive queue(s) take 45 sockets, of 40 that there may be"
         );
         let most = Sorting { sockets: u32::MAX, ..sorting(64) };
         assert!(
-            most.stage(1, 1)
-                .unwrap_err()
-                .cause
-                .ends_with("take 65 sockets, of 64 that there may be")
+            most.stage(1).unwrap_err().cause.ends_with("take 65 sockets, of 64 that there may be")
         );
     }
 }

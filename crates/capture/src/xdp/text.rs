@@ -11,7 +11,7 @@ use super::sorting::Stage;
 pub(super) const DROP: i32 = 1;
 pub(super) const PASS: i32 = 2;
 /// Offset of the receive queue in the context.
-pub(super) const QUEUE: i16 = 16;
+const QUEUE: i16 = 16;
 
 /// The packet goes to the socket of its receive queue, or on into the host when there is none. With a prefilter
 /// that drops what it judges to be of no interest, unless the host would get it; with sorting each queue of the
@@ -30,8 +30,8 @@ pub(super) fn tap(
     }
     program.place(keep);
     match sorting {
-        Some(stage) => stage.write(&mut program, 2),
-        None => program.load(code::LOAD_WORD, 2, prefilter::CONTEXT, QUEUE),
+        Some(stage) => stage.write(&mut program, map, 2),
+        None => first_socket(&mut program, map, 2),
     }
     program.map(1, map.0.as_raw_fd());
     // What `redirect_map` answers for a queue without socket.
@@ -39,6 +39,14 @@ pub(super) fn tap(
     program.call(REDIRECT_MAP);
     program.exit();
     program.finish()
+}
+
+/// Brings the number in `map` of the first socket of the packet's receive queue to `register`.
+pub(super) fn first_socket(program: &mut Assembly, map: &SocketMap, register: u8) {
+    program.load(code::LOAD_WORD, register, prefilter::CONTEXT, QUEUE);
+    if map.sockets_each() > 1 {
+        program.value(code::MULTIPLY, register, map.sockets_each().cast_signed());
+    }
 }
 
 /// Bytes that [`paced`] keeps.
