@@ -333,6 +333,7 @@ impl Flooded {
                 passage: Passage::default(),
             }),
             shared: Shared { sessions, filter: Arc::default(), counters: Arc::clone(&counters) },
+            fast_path: Arc::default(),
             tunnel_offset: 0,
             bounds: Bounds::default(),
             clock: Clock::default(),

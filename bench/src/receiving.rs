@@ -23,6 +23,7 @@ use shm::{Consumer, ConsumerOptions, ConsumerState, Region, Server, ServerOption
 use zbalance::ingest::{Counters, Ingest};
 use zbalance::input::{Input, Plan};
 use zbalance::spread::{Distribution, Spread};
+use zbalance::stages::Stages;
 
 use crate::host::{self, Host};
 use crate::loopback::tool;
@@ -306,8 +307,8 @@ impl Balancer {
             decapsulate: false,
             filters: Arc::default(),
         };
-        let sorting = distribution.sorting(64);
-        let plan = Plan::new(source, false, Pace::default(), false, sorting).map_err(said)?;
+        let stages = Stages { sorting: distribution.sorting(64), ..Stages::default() };
+        let plan = Plan::new(source, false, Pace::default(), &stages).map_err(said)?;
         options.working_set += plan.frames();
         let region = Region::new(&options).map_err(|e| e.to_string())?;
         let input: Input = plan.open(&region.memory(0)).map_err(said)?;

@@ -45,6 +45,7 @@ pub fn zbalance(station: &Station) -> Result<Vec<String>, Problem> {
     .into_iter()
     .chain(station.decap.then(|| "--decap".to_owned()))
     .chain(station.prefilter.then(|| "--prefilter".to_owned()))
+    .chain(station.fast_path.then(|| "--fast-path".to_owned()))
     .chain(["-z".to_owned()])
     .collect())
 }

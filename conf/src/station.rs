@@ -61,6 +61,8 @@ pub struct Station {
     pub decap: bool,
     /// The kernel drops what no detector needs (`CJ_PREFILTER`).
     pub prefilter: bool,
+    /// The kernel gives packets of live sessions to the host (`CJ_FAST_PATH`).
+    pub fast_path: bool,
     /// Statistics period of the detector (`CJ_LOG_INTERVAL`).
     pub log_interval: Duration,
     /// Station key: file or folder (`CJ_PRIVKEY`).
@@ -148,9 +150,12 @@ impl Reader<'_> {
         let hash_mode = self.hash_mode();
         let decap = self.optional("CJ_DECAP", "true or false") == Some(Flag(true));
         let gre_offset = self.number("PARSE_GRE_OFFSET", 0, 0..=65_535);
-        let prefilter = self.prefilter(hash_mode, decap, gre_offset);
+        let tunnels = tunnels(hash_mode, decap, gre_offset);
+        let prefilter = self.prefilter(tunnels.as_deref());
+        let two_queue_sets = self.variables.value("N_QUEUE_SETS") != Some("1");
+        let fast_path = self.fast_path(tunnels.as_deref(), two_queue_sets);
         Station {
-            two_queue_sets: self.variables.value("N_QUEUE_SETS") != Some("1"),
+            two_queue_sets,
             cluster_id: self.number("CJ_CLUSTER_ID", 98, 0..=u32::MAX),
             placement,
             interfaces: interfaces.map(str::to_owned).collect(),
@@ -159,6 +164,7 @@ impl Reader<'_> {
             hash_mode,
             decap,
             prefilter,
+            fast_path,
             log_interval: Duration::from_secs(self.number("CJ_LOG_INTERVAL", 5, 0..=86_400)),
             privkey: self.path("CJ_PRIVKEY"),
             zmq_privkey: self.variables.filled("ZMQ_PRIVKEY").map(PathBuf::from),
@@ -234,18 +240,30 @@ impl Reader<'_> {
     }
 
     /// What a tunnel carries is neither TCP nor UDP to the kernel.
-    fn prefilter(&mut self, hash_mode: Mode, decap: bool, gre_offset: usize) -> bool {
+    fn prefilter(&mut self, tunnels: Option<&str>) -> bool {
         if self.optional("CJ_PREFILTER", "true or false") != Some(Flag(true)) {
             return false;
         }
-        let tunnels = match (decap, gre_offset, hash_mode.reads_tunnels()) {
-            (true, ..) => "CJ_DECAP=true".to_owned(),
-            (_, 1.., _) => format!("PARSE_GRE_OFFSET={gre_offset}"),
-            (.., true) => format!("ZBALANCE_HASH_MODE={}", hash_mode.argument()),
-            _ => return true,
-        };
+        let Some(tunnels) = tunnels else { return true };
         let expected = format!("false with {tunnels}: what tunnels carry would be dropped");
         self.problem("CJ_PREFILTER", "true", expected);
+        false
+    }
+
+    /// The host reads no tunnels, and a packet that it has got does not come to a second station.
+    fn fast_path(&mut self, tunnels: Option<&str>, two_queue_sets: bool) -> bool {
+        if self.optional("CJ_FAST_PATH", "true or false") != Some(Flag(true)) {
+            return false;
+        }
+        let expected = match tunnels {
+            Some(tunnels) => format!("false with {tunnels}: the host does not look into tunnels"),
+            None if two_queue_sets => {
+                "false without N_QUEUE_SETS=1: the second set would not get the packets of sessions"
+                    .to_owned()
+            }
+            None => return true,
+        };
+        self.problem("CJ_FAST_PATH", "true", expected);
         false
     }
 
@@ -349,5 +367,14 @@ impl Reader<'_> {
             self.problem(name, text, expected.to_owned());
             default
         })
+    }
+}
+/// The setting by which tunnels are read, if one does.
+fn tunnels(hash_mode: Mode, decap: bool, gre_offset: usize) -> Option<String> {
+    match (decap, gre_offset, hash_mode.reads_tunnels()) {
+        (true, ..) => Some("CJ_DECAP=true".to_owned()),
+        (_, 1.., _) => Some(format!("PARSE_GRE_OFFSET={gre_offset}")),
+        (.., true) => Some(format!("ZBALANCE_HASH_MODE={}", hash_mode.argument())),
+        _ => None,
     }
 }

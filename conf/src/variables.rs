@@ -44,7 +44,7 @@ const PF_DRIVER: (&str, &str) = ("PF_DRIVER", "i40e");
 const OFFSET: (&str, &str) = ("OFFSET", "0");
 
 /// Variables without a default.
-const OTHERS: [&str; 26] = [
+const OTHERS: [&str; 27] = [
     "CJ_IFACE",
     "ZMQ_PRIVKEY",
     "CJ_CONF",
@@ -56,6 +56,7 @@ const OTHERS: [&str; 26] = [
     "CJ_INGEST_CORES",
     "CJ_DECAP",
     "CJ_PREFILTER",
+    "CJ_FAST_PATH",
     "CJ_IPC_DIR",
     "CJ_SESSION_SOCKET",
     "CJ_METRICS_LISTEN",

@@ -46,6 +46,24 @@ fn the_prefilter_is_refused_where_tunnels_are_read() {
 }
 
 #[test]
+fn the_fast_path_is_refused_where_the_host_would_not_read_packets() {
+    let one = "N_QUEUE_SETS=1\n";
+    let loaded = station(&format!("{one}CJ_IFACE=xdp:eth1\nCJ_FAST_PATH=true\n")).unwrap().value;
+    let line = conf::command_lines::zbalance(&loaded).unwrap().join(" ");
+    assert!(loaded.fast_path && line.contains("--fast-path"), "{line}");
+    for (sets, other) in [
+        (one, "CJ_DECAP=true"),
+        (one, "PARSE_GRE_OFFSET=42"),
+        (one, "ZBALANCE_HASH_MODE=auto"),
+        ("", "N_QUEUE_SETS"),
+    ] {
+        let lines = if sets.is_empty() { String::new() } else { format!("{other}\n") };
+        let error = station(&format!("CJ_FAST_PATH=true\n{sets}{lines}")).unwrap_err().to_string();
+        assert!(error.contains(":1: CJ_FAST_PATH") && error.contains(other), "{error}");
+    }
+}
+
+#[test]
 fn the_shipped_files_load_without_a_remark() {
     let dir = Path::new(SHIPPED);
     let sources = Sources {

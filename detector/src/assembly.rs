@@ -6,6 +6,7 @@ use crate::checker::{Checkers, Inlet};
 use crate::clock::Clock;
 use crate::crew::Post;
 use crate::daemon::Failure;
+use crate::fast_path::Tables;
 use crate::feed::{Feed, Holder};
 use crate::log;
 use crate::opening::Opened;
@@ -44,6 +45,7 @@ pub(crate) struct Detector {
     /// Devices and sockets for a successor, by name.
     pub(crate) devices: Vec<(String, OwnedFd)>,
     pub(crate) tunnel_offset: usize,
+    pub(crate) fast_path: Tables,
     pub(crate) clock: Clock,
     pub(crate) stop: Arc<AtomicBool>,
 }
@@ -143,6 +145,7 @@ impl Detector {
             predecessor,
             devices,
             tunnel_offset,
+            fast_path: Tables::default(),
             clock,
             stop,
         })

@@ -94,6 +94,12 @@ counters! {
     /// Records whose sender knew the station's key and that hold no registration all the same, and
     /// points of low order.
     malformed_tags,
+    /// Flows of sessions that pass in the kernel now.
+    passing,
+    /// Flows that have begun to.
+    passing_entered,
+    /// Times that one could not, because its place in the table was full.
+    passing_refused,
     /// Packets that the source dropped before this worker.
     source_drops,
 }

@@ -2,6 +2,7 @@
 
 use crate::clock::{Clock, Millis};
 use crate::counters::Counters;
+use crate::fast_path::Tables;
 use crate::log::{self, Level};
 use crate::outlets::Outlets;
 use crate::source::{Burst, FrameSource, SourceState};
@@ -95,6 +96,8 @@ pub struct Recipe {
     pub outlets: Box<dyn Fn() -> Outlets + Send + Sync>,
     /// Sessions, filter list and counters.
     pub shared: Shared,
+    /// The table of flows that pass in the kernel.
+    pub fast_path: Tables,
     /// Bytes to skip at the start of every frame.
     pub tunnel_offset: usize,
     /// What it may hold.
@@ -170,7 +173,8 @@ impl Recipe {
             None => (self.open)()?,
         };
         let mut worker =
-            Worker::new(self.shared.clone(), self.tunnel_offset, self.bounds, (self.outlets)());
+            Worker::new(self.shared.clone(), self.tunnel_offset, self.bounds, (self.outlets)())
+                .with_fast_path(Arc::clone(&self.fast_path));
         let earlier_drops = self.post.counters.source_drops.value();
         let mut time = Time::new(self.clock);
         let mut next_cleaning = time.last;
@@ -369,6 +373,7 @@ mod tests {
                 passage: Passage::default(),
             }),
             shared,
+            fast_path: Tables::default(),
             tunnel_offset: 0,
             bounds: Bounds::default(),
             clock: Clock::default(),

@@ -19,6 +19,7 @@ pub mod clock;
 pub mod counters;
 pub mod crew;
 pub mod daemon;
+pub mod fast_path;
 pub mod feed;
 pub mod filter;
 pub mod flows;

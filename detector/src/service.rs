@@ -57,6 +57,7 @@ impl Detector {
             workers.push(self.start_worker(post, cpu, first, ends_in.clone())?);
         }
         drop(ends_in);
+        self.follow_fast_path();
         let sweeper = tokio::spawn(sweep(Arc::clone(&self.desk.sessions), self.clock));
         let reporter = tokio::spawn(report(Arc::clone(&self.desk)));
         let desk = Arc::clone(&self.desk);

@@ -207,6 +207,9 @@ impl Desk {
             straddling: counters.straddling,
             joined: counters.joined,
             straddling_lost: counters.straddling_lost,
+            passing: counters.passing,
+            passing_entered: counters.passing_entered,
+            passing_refused: counters.passing_refused,
             attached: *post.state.lock() == SourceState::Attached,
         }
     }

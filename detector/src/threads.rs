@@ -4,6 +4,7 @@ use crate::arguments::Arguments;
 use crate::assembly::Detector;
 use crate::crew::{self, End, OpenSource, Post, Recipe};
 use crate::daemon::Failure;
+use crate::fast_path;
 use crate::log::{self, Level};
 use crate::outlets::{Outlets, Passage};
 use crate::source::{self, FrameSource};
@@ -43,6 +44,21 @@ impl Detector {
             .collect()
     }
 
+    /// Starts the thread that follows the balancer's fast path, where there is a balancer.
+    pub(crate) fn follow_fast_path(&self) {
+        let arguments = &self.desk.arguments;
+        if arguments.source.is_some() || arguments.pf_ring.is_some() || self.tunnel_offset != 0 {
+            return;
+        }
+        let cluster = arguments.cluster.unwrap_or_default();
+        let (tables, stop) = (Arc::clone(&self.fast_path), Arc::clone(&self.stop));
+        let follow = move || {
+            fast_path::follow(&telemetry::admin::ipc_dir(), cluster, &tables, &stop);
+        };
+        // Without the thread every packet goes by a worker, as without the option.
+        let _ = std::thread::Builder::new().name("fast-path".to_owned()).spawn(follow);
+    }
+
     /// Starts the worker of `post` on `cpu`. `first` is its source when that is open already; how it
     /// ends is sent to `ends`.
     pub(crate) fn start_worker(
@@ -63,6 +79,7 @@ impl Detector {
                 filter: Arc::clone(&self.desk.filter),
                 counters: Arc::clone(&post.counters),
             },
+            fast_path: Arc::clone(&self.fast_path),
             tunnel_offset: self.tunnel_offset,
             bounds: self.desk.fixed.bounds,
             clock: self.clock,

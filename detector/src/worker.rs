@@ -5,6 +5,7 @@
 
 use crate::clock::Millis;
 use crate::counters::Counters;
+use crate::fast_path::{FastFlows, Tables};
 use crate::filter::Filter;
 use crate::flows::{self, Flow, Flows};
 use crate::pending::Outcome;
@@ -91,6 +92,8 @@ pub struct Worker<E> {
     tunnel_offset: usize,
     pub(crate) flows: Flows,
     pub(crate) straddling: Straddling,
+    /// Flows of sessions that need not come here.
+    fast: FastFlows,
     pub(crate) exits: E,
     /// The layer-4 checksum of the present packet was never computed.
     is_incomplete: bool,
@@ -160,7 +163,14 @@ impl<E: Exits> Worker<E> {
     pub fn new(shared: Shared, tunnel_offset: usize, bounds: Bounds, exits: E) -> Self {
         let (flows, straddling) = (Flows::new(bounds.flows), Straddling::new(bounds.straddling));
         let (is_incomplete, completed) = (false, Vec::new());
-        Self { shared, tunnel_offset, flows, straddling, exits, is_incomplete, completed }
+        let fast = FastFlows::new(Tables::default());
+        Self { shared, tunnel_offset, flows, straddling, fast, exits, is_incomplete, completed }
+    }
+
+    /// Lets flows of sessions pass in the kernel, when `tables` has a table, from the next [`clean`](Self::clean) on.
+    #[must_use]
+    pub fn with_fast_path(self, tables: Tables) -> Self {
+        Self { fast: FastFlows::new(tables), ..self }
     }
 
     /// Decides about the frames of a burst, which were captured at `now`.
@@ -211,11 +221,11 @@ impl<E: Exits> Worker<E> {
         match &frame.ip {
             Ip::V4(ip) => {
                 counters.v4.add(1);
-                self.transport(ip, &transport, captured.len(), now);
+                self.transport(ip, &transport, captured, now);
             }
             Ip::V6(ip) => {
                 counters.v6.add(1);
-                self.transport(ip, &transport, captured.len(), now);
+                self.transport(ip, &transport, captured, now);
             }
         }
     }
@@ -225,22 +235,23 @@ impl<E: Exits> Worker<E> {
         &mut self,
         ip: &P,
         transport: &Transport<'_>,
-        frame_len: usize,
+        frame: &[u8],
         now: Millis,
     ) {
         match transport {
-            Transport::Tcp(tcp) => self.tcp(ip, tcp, frame_len, now),
-            Transport::Udp(udp) => self.udp(ip, udp, frame_len, now),
+            Transport::Tcp(tcp) => self.tcp(ip, tcp, frame, now),
+            Transport::Udp(udp) => self.udp(ip, udp, frame, now),
             Transport::Other => {}
         }
     }
 
     #[inline(always)]
-    fn tcp<P: Packet>(&mut self, ip: &P, tcp: &Tcp<'_>, frame_len: usize, now: Millis) {
+    fn tcp<P: Packet>(&mut self, ip: &P, tcp: &Tcp<'_>, frame: &[u8], now: Millis) {
         self.shared.counters.tcp.add(1);
         let port = tcp.destination_port();
         let key = ip.key(Proto::Tcp, port);
-        if self.shared.sessions.may_match(key) && self.session(ip, key, tcp.flags().opens(), now) {
+        let opens = tcp.flags().opens();
+        if self.shared.sessions.may_match(key) && self.session(ip, key, opens, frame, now) {
             return;
         }
         if port != HTTPS {
@@ -248,9 +259,9 @@ impl<E: Exits> Worker<E> {
         }
         let counters = &*self.shared.counters;
         counters.tls.add(1);
-        counters.tls_bytes.add(frame_len as u64);
+        counters.tls_bytes.add(frame.len() as u64);
         let flow = ip.flow(tcp.source_port());
-        if tcp.flags().opens() {
+        if opens {
             counters.syns.add(1);
             if self.shared.filter.load().follows(ip.destination()) {
                 self.flows.start(&flow, now);
@@ -265,14 +276,14 @@ impl<E: Exits> Worker<E> {
     }
 
     #[inline(always)]
-    fn udp<P: Packet>(&mut self, ip: &P, udp: &Udp<'_>, frame_len: usize, now: Millis) {
+    fn udp<P: Packet>(&mut self, ip: &P, udp: &Udp<'_>, frame: &[u8], now: Millis) {
         let port = udp.destination_port();
         if port == HTTPS {
             self.shared.counters.tls.add(1);
-            self.shared.counters.tls_bytes.add(frame_len as u64);
+            self.shared.counters.tls_bytes.add(frame.len() as u64);
         }
         let key = ip.key(Proto::Udp, port);
-        if self.shared.sessions.may_match(key) && self.session(ip, key, true, now) {
+        if self.shared.sessions.may_match(key) && self.session(ip, key, true, frame, now) {
             return;
         }
         if port == DNS && test_strings::is_udp(udp.payload()) {
@@ -285,7 +296,14 @@ impl<E: Exits> Worker<E> {
     /// Looks closer at a packet whose phantom is (almost certainly) known. True when it is dealt
     /// with. Packets from the filter list go on as if there were no session, and are never held.
     #[inline(never)]
-    fn session<P: Packet>(&mut self, ip: &P, key: PackedKey, first: bool, now: Millis) -> bool {
+    fn session<P: Packet>(
+        &mut self,
+        ip: &P,
+        key: PackedKey,
+        first: bool,
+        frame: &[u8],
+        now: Millis,
+    ) -> bool {
         if self.shared.filter.load().contains(ip.source()) {
             return false;
         }
@@ -306,7 +324,12 @@ impl<E: Exits> Worker<E> {
         match outcome {
             Outcome::Ignored => return false,
             Outcome::Held => counters.held.add(1),
-            Outcome::Forward => self.exits.forward(packet),
+            Outcome::Forward => {
+                self.exits.forward(packet);
+                if self.tunnel_offset == 0 {
+                    self.fast.forwarded(frame, key);
+                }
+            }
         }
         true
     }
@@ -324,6 +347,8 @@ impl<E: Exits> Worker<E> {
     /// Forgets a part of the flows that have expired; to be called every 100 ms.
     pub fn clean(&mut self, now: Millis) {
         self.flows.sweep(now);
+        let (sessions, filter) = (&self.shared.sessions, self.shared.filter.load());
+        self.fast.clean(sessions, &filter, &self.shared.counters, now);
         self.shared.counters.tracked.set(self.flows.tracked() as u64);
         self.shared.counters.evicted.set(self.flows.evicted());
         self.shared.counters.straddling_lost.set(self.straddling.lost());

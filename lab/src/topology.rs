@@ -187,7 +187,7 @@ const SWITCHES: [(Node, &[(&str, &str)]); 4] = [
     (Node::Isp, &[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")]),
     (Node::Inet, &[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")]),
     (Node::Tap, &[("ipv6/conf/all/disable_ipv6", "1")]),
-    (Node::Station, &[("ipv6/conf/tap0/disable_ipv6", "1")]),
+    (Node::Station, &[("ipv6/conf/tap0/addr_gen_mode", "1")]),
 ];
 
 fn tool(program: &str, arguments: &[&str]) -> Result<(), CommandError> {
@@ -231,7 +231,7 @@ fn without_offloads() -> Result<(), CommandError> {
         let mut command = node.command("sh");
         command.arg("-e");
         let script = format!(
-            "for i in {names}; do ethtool -K $i tx off rx off tso off gso off gro off; done"
+            "for i in {names}; do ethtool -K $i tx off rx off tso off gso off gro off rxvlan off; done"
         );
         run(command, &script)?;
     }

@@ -66,6 +66,12 @@ pub struct Arguments {
     /// looks into tunnels.
     #[arg(long)]
     pub prefilter: bool,
+    /// Have the kernel give packets of live sessions to the host, past queue and detector: those of flows that the
+    /// detector has seen some packets of. They are counted, but not among received packets. For sources read through
+    /// AF_XDP in the network namespace of the detector; not with several queue sets, --decap nor a mode that looks into
+    /// tunnels.
+    #[arg(long)]
+    pub fast_path: bool,
     /// Key of the hash that spreads frames, for tests that have to know where each goes; by default another one at each
     /// start, so that nobody can aim traffic at one queue.
     #[arg(long, value_name = "NUMBER")]
@@ -292,6 +298,20 @@ impl Arguments {
                 ));
             }
         }
+        if self.fast_path {
+            if self.queues.len() > 1 {
+                return Err((
+                    "--fast-path",
+                    "not with several queue sets: the other sets would not get the packets of sessions",
+                ));
+            }
+            if self.decap || self.mode.reads_tunnels() {
+                return Err((
+                    "--fast-path",
+                    "not with --decap nor -m gtp, gre, erspan, vlan-map or auto: the host does not look into tunnels",
+                ));
+            }
+        }
         Ok(self)
     }
 
@@ -337,6 +357,20 @@ mod tests {
             assert!(option == "--prefilter" && reason.contains("tunnels"), "{bad}: {reason}");
         }
         assert!(!parse("z -i x -n 1").unwrap().prefilter);
+    }
+
+    #[test]
+    fn sessions_pass_in_the_kernel_where_the_host_can_read_them() {
+        let settled = |line: &str| {
+            parse(&format!("z -i xdp:x --fast-path {line}")).unwrap().settled().map_err(|e| e.0)
+        };
+        for good in ["-n 1", "-n 4 --prefilter", "-n 1 -m 5tuple", "-n 1 -m rr"] {
+            assert!(settled(good).is_ok_and(|arguments| arguments.fast_path), "{good}");
+        }
+        for bad in ["-n 1,1", "-n 1 --decap", "-n 1 -m gre", "-n 1 -m auto", "-m vlan-map -M 7"] {
+            assert_eq!(settled(bad).unwrap_err(), "--fast-path", "{bad}");
+        }
+        assert!(!parse("z -i x -n 1").unwrap().fast_path);
     }
 
     fn of_file(text: &str) -> Result<Arguments, String> {

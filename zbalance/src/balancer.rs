@@ -26,6 +26,7 @@ pub(crate) struct Balancer {
     pub(crate) sources: Vec<(String, Counters)>,
     /// Sources are to drop in the kernel what no detector needs.
     prefilter: bool,
+    fast_path: bool,
     pub(crate) latest: Mutex<Counts>,
     pub(crate) stop: Arc<AtomicBool>,
     pub(crate) live: Live,
@@ -61,6 +62,8 @@ pub(crate) struct Counts {
     lost: u64,
     /// Dropped in the kernel because no detector needs them.
     prefiltered: u64,
+    /// Given to the host in the kernel because their flow is that of a session.
+    passed: u64,
     queues: Vec<QueueStatus>,
     mirrors: Vec<MirrorStatus>,
 }
@@ -90,6 +93,7 @@ impl Balancer {
             start: Instant::now(),
             sources: sources.into_iter().map(|name| (name, Counters::default())).collect(),
             prefilter: arguments.prefilter,
+            fast_path: arguments.fast_path,
             latest: Mutex::default(),
             stop: Arc::clone(stop),
             live,
@@ -109,8 +113,8 @@ impl Balancer {
             self.sources.iter().map(|(_, c)| read(c).load(Ordering::Relaxed)).sum()
         };
         let (received, lost) = (sum(|c| &c.received), sum(|c| &c.dropped));
-        let prefiltered = sum(|c| &c.prefiltered);
-        *self.latest.lock() = Counts { received, lost, prefiltered, queues, mirrors };
+        let (prefiltered, passed) = (sum(|c| &c.prefiltered), sum(|c| &c.passed));
+        *self.latest.lock() = Counts { received, lost, prefiltered, passed, queues, mirrors };
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot {
@@ -125,6 +129,7 @@ impl Balancer {
             details: self.live.per_queue().then(|| Details {
                 interface: (counts.received, counts.lost),
                 prefiltered: self.prefilter.then_some(counts.prefiltered),
+                passed: self.fast_path.then_some(counts.passed),
                 queues: counts.queues.iter().map(|q| (q.processed, dropped(q))).collect(),
             }),
         }
@@ -142,6 +147,7 @@ impl Balancer {
                     "dropped": c.dropped.load(Ordering::Relaxed),
                     "filtered": c.filtered.load(Ordering::Relaxed),
                     "prefiltered": c.prefiltered.load(Ordering::Relaxed),
+                    "passed": c.passed.load(Ordering::Relaxed),
                     "reopened": c.reopened.load(Ordering::Relaxed),
                     "down": c.down.load(Ordering::Relaxed),
                 })
@@ -221,6 +227,7 @@ impl admin::Daemon for Balancer {
                         dropped: c.dropped.load(Ordering::Relaxed),
                         filtered: c.filtered.load(Ordering::Relaxed),
                         prefiltered: c.prefiltered.load(Ordering::Relaxed),
+                        passed: c.passed.load(Ordering::Relaxed),
                         reopened: c.reopened.load(Ordering::Relaxed),
                         down: c.down.load(Ordering::Relaxed),
                     })

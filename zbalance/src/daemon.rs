@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,6 +27,7 @@ use crate::input::{Input, Plan};
 use crate::live::Live;
 use crate::log;
 use crate::spread::{Distribution, Spread};
+use crate::stages::{self, Stages};
 use crate::succession::{self, Ending, Gathering, Predecessor, Wish};
 use crate::terminal::{self, READY};
 
@@ -82,6 +84,12 @@ pub enum StartError {
         /// Why.
         cause: io::Error,
     },
+    /// The kernel makes no table of the fast path.
+    #[error(
+        "--fast-path: {0}; a table in the kernel takes CAP_BPF (setcap \
+         cap_net_raw,cap_net_admin,cap_bpf,cap_ipc_lock+p PROGRAM)"
+    )]
+    Table(io::Error),
     /// A filter is wrong.
     #[error(transparent)]
     Filter(#[from] FilterError),
@@ -117,6 +125,8 @@ impl StartError {
             Self::Source(
                 capture::OpenError::Permission { .. } | capture::OpenError::XdpPermission { .. },
             ) => Exit::NoPerm,
+            Self::Table(cause) if cause.kind() == io::ErrorKind::PermissionDenied => Exit::NoPerm,
+            Self::Table(_) => Exit::OsErr,
             Self::Handover(_) => Exit::Unavailable,
             #[cfg(feature = "pfring")]
             Self::Cluster(error) if error.is_permission() => Exit::NoPerm,
@@ -126,6 +136,7 @@ impl StartError {
             Self::Sandbox(error) if error.is_configuration() => Exit::Config,
             Self::Sandbox(_) => Exit::NoPerm,
             Self::Source(capture::OpenError::Name(_)) => Exit::Usage,
+            Self::Source(capture::OpenError::NoFastPath { .. }) => Exit::Config,
             Self::Source(_) => Exit::Unavailable,
             Self::Queues(ServerError::InUse { .. }) => Exit::Unavailable,
             Self::Queues(_) | Self::Cpu { .. } | Self::System(_) => Exit::OsErr,
@@ -202,7 +213,7 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
     let signals = runtime.block_on(async { Signals::install() })?.user1_reloads();
 
     let claim = predecessor.as_mut().and_then(Predecessor::take_claim);
-    let (server, producers) = Server::succeed(options, rand::random(), claim, Some(region))?;
+    let (mut server, producers) = Server::succeed(options, rand::random(), claim, Some(region))?;
     // Now the cluster is this process's, and so are its files.
     let log = own_files(arguments)?;
     let names = sources.iter().map(|(name, _)| name.clone()).collect();
@@ -216,16 +227,7 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
         let (mut handed, consumers) = predecessor.finish()?;
         for (name, source) in sources.iter_mut().filter(|(_, source)| source.is_none()) {
             let handed = handed.remove(name);
-            match handed.as_ref().is_some_and(|handed| handed.position.is_prefiltered()) {
-                true if !arguments.prefilter => log::notice(format_args!(
-                    "{name}: the predecessor's prefilter stays on the interface; a restart takes it off"
-                )),
-                false if arguments.prefilter => log::notice(format_args!(
-                    "{name}: not filtered in the kernel: the predecessor's sockets have no prefilter; a restart \
-                     brings it"
-                )),
-                _ => {}
-            }
+            stages::note_predecessor(arguments, name, handed.as_ref());
             *source = Some(Input::Copied(match handed {
                 Some(handed) => {
                     let source = capture::take_over(name, handed)?;
@@ -239,6 +241,11 @@ fn run(arguments: &Arguments) -> Result<(), StartError> {
     }
     let sources: Vec<(String, Input)> =
         sources.into_iter().filter_map(|(name, source)| Some((name, source?))).collect();
+    // Without the option nobody enters flows into a table that a predecessor left, and those in it end by themselves.
+    let table = sources.iter().find_map(|(_, source)| source.fast_path());
+    if let Some(table) = table.filter(|_| arguments.fast_path) {
+        server.offer_fast_path(table.as_fd().try_clone_to_owned()?);
+    }
     let waiting = server.claim().and_then(|claim| {
         let mut offered = Vec::new();
         for (name, source) in &sources {
@@ -377,13 +384,15 @@ fn open_sources(
     let comes = |name: &str| predecessor.is_some_and(|predecessor| predecessor.has(name));
     let inputs = u32::try_from(arguments.interfaces.len()).unwrap_or(u32::MAX).max(1);
     let sorting = distribution.sorting(SOCKETS / inputs);
+    let stages = Stages::of(arguments, predecessor.is_some(), sorting);
+    let stages = stages.map_err(StartError::Table)?;
     let mut plans = Vec::new();
     for name in &arguments.interfaces {
         let plan = if comes(name) {
             None
         } else {
             let pace = arguments.playback.pace();
-            Some(Plan::new(name, predecessor.is_some(), pace, arguments.prefilter, sorting)?)
+            Some(Plan::new(name, predecessor.is_some(), pace, &stages)?)
         };
         plans.push((name, plan));
     }
@@ -396,9 +405,7 @@ fn open_sources(
         let source = match plan {
             Some(plan) => {
                 let input = plan.open(&region.memory(thread))?;
-                if !input.is_prefiltered() {
-                    note_unfiltered(arguments, name);
-                }
+                stages::note_missing(arguments, name, &input);
                 Some(input)
             }
             None => None,
@@ -406,15 +413,6 @@ fn open_sources(
         sources.push((name.clone(), source));
     }
     Ok((sources, region))
-}
-
-/// Says that a source of this name is not filtered in the kernel although it is to be.
-pub(crate) fn note_unfiltered(arguments: &Arguments, name: &str) {
-    if arguments.prefilter {
-        log::notice(format_args!(
-            "{name}: not filtered in the kernel: --prefilter is for AF_XDP (xdp: before the interface's name)"
-        ));
-    }
 }
 
 /// A succession, as the main thread sees it.

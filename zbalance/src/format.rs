@@ -29,6 +29,8 @@ pub struct Details {
     pub interface: (u64, u64),
     /// Frames that the kernel dropped because no detector needs them, when it is asked to.
     pub prefiltered: Option<u64>,
+    /// Frames that the kernel gave to the host because their flow is that of a session, when it is asked to.
+    pub passed: Option<u64>,
     /// Frames read from and dropped for each queue.
     pub queues: Vec<(u64, u64)>,
 }
@@ -56,6 +58,9 @@ impl Snapshot {
             line("IFDropped", &details.interface.1);
             if let Some(prefiltered) = &details.prefiltered {
                 line("IFPrefilter", prefiltered);
+            }
+            if let Some(passed) = &details.passed {
+                line("IFFastPath", passed);
             }
             for (queue, (packets, dropped)) in details.queues.iter().enumerate() {
                 line(&format!("Q{queue}Packets"), packets);

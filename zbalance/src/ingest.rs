@@ -36,6 +36,8 @@ pub struct Counters {
     pub filtered: AtomicU64,
     /// Frames that the kernel dropped because no detector needs them.
     pub prefiltered: AtomicU64,
+    /// Frames that the kernel gave to the host because their flow is that of a session.
+    pub passed: AtomicU64,
     /// Times that the source was opened again.
     pub reopened: AtomicU64,
     /// The source has ended or stands still.
@@ -60,6 +62,7 @@ impl Counters {
 struct Before {
     dropped: u64,
     prefiltered: u64,
+    passed: u64,
 }
 
 /// What an ingest thread works with.
@@ -193,6 +196,7 @@ impl Ingest {
         let now = self.source.statistics();
         counters.dropped.store(before.dropped + now.dropped, Ordering::Relaxed);
         counters.prefiltered.store(before.prefiltered + now.prefiltered, Ordering::Relaxed);
+        counters.passed.store(before.passed + now.passed, Ordering::Relaxed);
     }
 
     /// Spreads what was begun, and lets go of the source.
@@ -238,6 +242,7 @@ impl Ingest {
         if anew {
             before.dropped = counters.dropped.load(Ordering::Relaxed);
             before.prefiltered = counters.prefiltered.load(Ordering::Relaxed);
+            before.passed = counters.passed.load(Ordering::Relaxed);
         }
         true
     }

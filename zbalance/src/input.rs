@@ -7,12 +7,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use capture::{
-    AfPacket, Burst, Frame, Name, OpenError, Pace, Position, Reception, Replay, Sorting,
+    AfPacket, Burst, FlowTable, Frame, Name, OpenError, Pace, Position, Reception, Replay,
 };
 use capture::{Source, Standby, Statistics, Xdp, XdpName, XdpOptions};
 use shm::{Memory, Piece, Producer};
 
 use crate::log;
+use crate::stages::Stages;
 
 /// An open source.
 #[derive(Debug)]
@@ -54,26 +55,23 @@ pub enum Plan {
         queues: u32,
         /// Without AF_XDP in the driver it is read through `AF_PACKET`.
         optional: bool,
-        /// What no detector needs is dropped in the kernel.
-        prefilter: bool,
-        /// The kernel gives packets to the queues.
-        sorting: Option<Sorting>,
+        /// What the kernel does before it hands frames over.
+        stages: Stages,
     },
 }
 
 impl Plan {
     /// Decides over the source `text`. `succeeding`: a predecessor reads it now and keeps it, so AF_XDP is not to
-    /// be had. A recording is played at `pace`. With `prefilter` AF_XDP drops what no detector needs, with `sorting` it
-    /// gives packets to the queues.
+    /// be had. A recording is played at `pace`. The `stages` are those of AF_XDP.
     ///
     /// # Errors
-    /// When the text names no source, or an interface that is not there.
+    /// When the text names no source, an interface that is not there, or one from which packets of a fast path would
+    /// not reach the host.
     pub fn new(
         text: &str,
         succeeding: bool,
         pace: Pace,
-        prefilter: bool,
-        sorting: Option<Sorting>,
+        stages: &Stages,
     ) -> Result<Self, OpenError> {
         let packet = |interface, reason| Ok(Self::Packet { interface, reason });
         let (name, optional) = match text.parse()? {
@@ -91,8 +89,14 @@ impl Plan {
             Name::Interface(interface) => return packet(interface, None),
             Name::File(path) => return Ok(Self::Recording(path, pace)),
         };
+        let XdpName { interface, .. } = &name;
+        if stages.fast_path.is_some()
+            && let Some(why) = capture::against_fast_path(interface)?
+        {
+            return Err(OpenError::NoFastPath { interface: interface.clone(), why });
+        }
         let queues = name.queues()?;
-        Ok(Self::InPlace { name, queues, optional, prefilter, sorting })
+        Ok(Self::InPlace { name, queues, optional, stages: stages.clone() })
     }
 
     /// Frames that the source takes on loan.
@@ -116,11 +120,15 @@ impl Plan {
                 log::say(format_args!("{path}: recording, {format}, {pace}"));
                 Ok(Input::Copied(Box::new(replay)))
             }
-            Self::InPlace { name, queues, optional, prefilter, sorting } => {
+            Self::InPlace { name, queues, optional, stages } => {
                 let XdpName { interface, .. } = name;
-                let options = XdpOptions::for_queues(*queues);
-                let (generic, prefilter, sorting) = (!optional, *prefilter, *sorting);
-                let options = XdpOptions { generic, prefilter, sorting, ..options };
+                let options = XdpOptions {
+                    generic: !optional,
+                    prefilter: stages.prefilter,
+                    fast_path: stages.fast_path.as_ref(),
+                    sorting: stages.sorting,
+                    ..XdpOptions::for_queues(*queues)
+                };
                 match Xdp::open(name, options, memory) {
                     Ok(xdp) => {
                         log::say(format_args!("{interface}: {}", xdp.attachment()));
@@ -189,6 +197,15 @@ impl Input {
     /// Whether a program in the kernel drops what no detector needs.
     pub fn is_prefiltered(&self) -> bool {
         matches!(self, Self::InPlace(xdp) if xdp.attachment().prefilter)
+    }
+
+    /// The table of flows whose packets a program in the kernel gives to the host.
+    pub fn fast_path(&self) -> Option<&FlowTable> {
+        match self {
+            Self::Copied(source) => source.fast_path(),
+            Self::InPlace(xdp) => xdp.fast_path(),
+            Self::Absent(_) => None,
+        }
     }
 
     /// Tries to go on after an error; `name` is that of the source. True when it counts from zero.

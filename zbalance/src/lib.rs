@@ -22,5 +22,6 @@ pub mod monitor;
 mod pfring;
 pub mod playback;
 pub mod spread;
+pub mod stages;
 mod succession;
 pub mod terminal;

@@ -97,6 +97,7 @@ fn changed(old: &Arguments, new: &Arguments) -> Vec<&'static str> {
         ("--decap", old.decap != new.decap),
         ("--hash-seed", old.hash_seed != new.hash_seed),
         ("--prefilter", old.prefilter != new.prefilter),
+        ("--fast-path", old.fast_path != new.fast_path),
         ("-g", old.cores != new.cores),
         ("-q", old.slots != new.slots),
         ("-b", old.buffers != new.buffers),

@@ -126,7 +126,11 @@ pub(crate) fn run(arguments: &Arguments, library: &'static Library) -> Result<()
     if arguments.take_over {
         return Err(StartError::OneProducer(arguments.cluster));
     }
-    arguments.interfaces.iter().for_each(|name| daemon::note_unfiltered(arguments, name));
+    let (prefilter, fast_path) = (arguments.prefilter, arguments.fast_path);
+    arguments
+        .interfaces
+        .iter()
+        .for_each(|name| crate::stages::note_unstaged(name, prefilter, fast_path));
     let online = online();
     check_cores(arguments, online)?;
     let settings = settings(arguments);

@@ -39,6 +39,7 @@ fn ingest_zbalance_format() {
             processed: number("processed"),
             details: case.get("queues").map(|queues| Details {
                 prefiltered: None,
+                passed: None,
                 interface: pair(&case["interface"]),
                 queues: queues.as_array().unwrap().iter().map(pair).collect(),
             }),

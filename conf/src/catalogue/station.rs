@@ -79,6 +79,11 @@ pub const STATION: &[Variable] = &[
         "Drop in the kernel frames that are neither TCP nor UDP, and count them apart; for interfaces read through AF_XDP. Not with CJ_DECAP, PARSE_GRE_OFFSET or a ZBALANCE_HASH_MODE that looks into tunnels.",
     ),
     variable(
+        "CJ_FAST_PATH",
+        "zbalance",
+        "Give packets of live sessions to the host in the kernel, past queue and detector, and count them apart; for interfaces read through AF_XDP. With N_QUEUE_SETS=1, and not with CJ_DECAP, PARSE_GRE_OFFSET or a ZBALANCE_HASH_MODE that looks into tunnels.",
+    ),
+    variable(
         "ZBALANCE_CORE",
         "nobody",
         "Named by the reference's file and read by nothing; CJ_INGEST_CORES is what places the balancer.",

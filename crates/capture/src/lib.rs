@@ -25,8 +25,9 @@ pub use position::Position;
 pub use replay::{Pace, Rate, Replay, ReplayError};
 pub use standby::Standby;
 pub use xdp::{
-    AgainstXdp, Attachment, BareXdp, Generator, Heir, Hook, PassThrough, Reception, Refusal,
-    Sorting, Xdp, XdpName, XdpOptions, against_xdp,
+    AgainstFastPath, AgainstXdp, Attachment, BareXdp, FlowTable, Generator, Heir, Hook,
+    PassThrough, Reception, Refusal, Sorting, Xdp, XdpName, XdpOptions, against_fast_path,
+    against_xdp,
 };
 
 /// One captured Ethernet frame, VLAN tags in place.
@@ -64,6 +65,8 @@ pub struct Statistics {
     pub truncated: u64,
     /// Frames that a program in the kernel dropped because no detector needs them; not received.
     pub prefiltered: u64,
+    /// Frames that a program in the kernel gave to the host because their flow is that of a session; not received.
+    pub passed: u64,
 }
 
 /// Something that hands out captured frames.
@@ -99,6 +102,11 @@ pub trait Source: Send + std::fmt::Debug {
     /// the source lives.
     fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         Vec::new()
+    }
+
+    /// The table of flows whose packets a program gives to the host.
+    fn fast_path(&self) -> Option<&FlowTable> {
+        None
     }
 
     /// Hands out what was begun and says where another process goes on; frames that come meanwhile wait
@@ -172,6 +180,14 @@ pub enum OpenError {
         interface: String,
         /// What the kernel says.
         cause: io::Error,
+    },
+    /// Packets that a fast path gives to the host would be lost there.
+    #[error("{interface}: no fast path: {why}")]
+    NoFastPath {
+        /// Name of the interface.
+        interface: String,
+        /// What is in the way.
+        why: AgainstFastPath,
     },
     /// The interface has fewer receive queues.
     #[error("{interface}: there is no receive queue {queue}; it has {queues} (0 to {last})", last = queues - 1)]

@@ -56,8 +56,89 @@ pub struct Rings {
     pub(crate) len: u64,
     /// Sockets of each receive queue; all of them take frames from the ring of its first.
     pub(crate) sockets: u32,
-    /// The program drops frames that no detector needs, and counts them in places for this many processors.
-    pub(crate) tally: Option<u32>,
+    /// What the program does before its sockets, and for how many processors it has places to count that.
+    pub(crate) stages: Option<(Stages, u32)>,
+}
+
+/// Stages of a program before its sockets, one at least.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stages {
+    /// It drops frames that no detector needs.
+    pub(crate) prefilter: bool,
+    /// It gives packets of the flows of a table to the host.
+    pub(crate) fast_path: bool,
+}
+
+impl Stages {
+    /// These stages; `None` when there is none.
+    pub(crate) fn of(prefilter: bool, fast_path: bool) -> Option<Self> {
+        (prefilter || fast_path).then_some(Self { prefilter, fast_path })
+    }
+}
+
+impl Rings {
+    fn kind(self) -> u8 {
+        match self.stages {
+            Some((Stages { fast_path: true, prefilter: false }, _)) => Position::FAST_RINGS,
+            Some((Stages { fast_path: true, prefilter: true }, _)) => Position::FAST_FILTERED_RINGS,
+            _ if self.sockets != 1 => Position::SORTED_RINGS,
+            Some(_) => Position::FILTERED_RINGS,
+            None => Position::RINGS,
+        }
+    }
+
+    fn encode(self) -> Vec<u8> {
+        let kind = self.kind();
+        let tally = self.stages.map_or(0, |(_, tally)| tally).to_be_bytes();
+        let sockets = self.sockets.to_be_bytes();
+        let end: &[&[u8]] = match kind {
+            Position::RINGS => &[],
+            Position::FILTERED_RINGS => &[&tally],
+            _ => &[&sockets, &tally],
+        };
+        let begin = [
+            &[kind][..],
+            &self.entries.to_be_bytes(),
+            &self.frame_size.to_be_bytes(),
+            &self.offset.to_be_bytes(),
+            &self.len.to_be_bytes(),
+        ];
+        [&begin[..], end].concat().concat()
+    }
+
+    fn decode(kind: u8, rest: &[u8]) -> Option<Self> {
+        let (entries, rest) = rest.split_first_chunk()?;
+        let (frame_size, rest) = rest.split_first_chunk()?;
+        let (offset, rest) = rest.split_first_chunk()?;
+        let (len, rest) = rest.split_first_chunk()?;
+        let number = |rest: &[u8]| rest.try_into().ok().map(u32::from_be_bytes);
+        let (sockets, tally) = match kind {
+            Position::RINGS => (1, rest.is_empty().then_some(0)?),
+            Position::FILTERED_RINGS => (1, number(rest)?),
+            _ => {
+                let (sockets, rest) = rest.split_first_chunk::<4>()?;
+                (number(sockets)?, number(rest)?)
+            }
+        };
+        let stages = match kind {
+            Position::RINGS => None,
+            Position::FAST_RINGS => Stages::of(false, true),
+            Position::FAST_FILTERED_RINGS => Stages::of(true, true),
+            _ => Stages::of(kind == Position::FILTERED_RINGS || tally != 0, false),
+        };
+        let rings = Self {
+            entries: u32::from_be_bytes(*entries),
+            frame_size: u32::from_be_bytes(*frame_size),
+            offset: u64::from_be_bytes(*offset),
+            len: u64::from_be_bytes(*len),
+            sockets,
+            stages: stages.map(|stages| (stages, tally)),
+        };
+        let sound = rings.entries.is_power_of_two()
+            && rings.frame_size.is_power_of_two()
+            && rings.sockets > 0;
+        sound.then_some(rings)
+    }
 }
 
 impl Position {
@@ -70,10 +151,26 @@ impl Position {
     /// Rings with several sockets for each receive queue, whose number follows, and then that of the processors, or 0.
     /// Builds that know only one would fill the shared rings twice; they open the source anew.
     const SORTED_RINGS: u8 = 6;
+    /// The same behind a fast path.
+    const FAST_RINGS: u8 = 7;
+    /// The same behind a fast path and a prefilter.
+    const FAST_FILTERED_RINGS: u8 = 8;
 
     /// Whether a program in the kernel drops frames that no detector needs.
-    pub const fn is_prefiltered(self) -> bool {
-        matches!(self, Self::Rings(Rings { tally: Some(_), .. }))
+    pub fn is_prefiltered(self) -> bool {
+        self.stages().is_some_and(|stages| stages.prefilter)
+    }
+
+    /// Whether a program in the kernel gives packets of live sessions to the host.
+    pub fn has_fast_path(self) -> bool {
+        self.stages().is_some_and(|stages| stages.fast_path)
+    }
+
+    fn stages(self) -> Option<Stages> {
+        match self {
+            Self::Rings(rings) => Some(rings.stages?.0),
+            Self::Block(_) | Self::Absent => None,
+        }
     }
 
     /// The position as bytes: its kind, then its numbers in network byte order.
@@ -90,25 +187,7 @@ impl Position {
             ]
             .concat(),
             Self::Absent => vec![Self::ABSENT],
-            Self::Rings(rings) if rings.sockets != 1 => [
-                &[Self::SORTED_RINGS][..],
-                &rings.entries.to_be_bytes(),
-                &rings.frame_size.to_be_bytes(),
-                &rings.offset.to_be_bytes(),
-                &rings.len.to_be_bytes(),
-                &rings.sockets.to_be_bytes(),
-                &rings.tally.unwrap_or(0).to_be_bytes(),
-            ]
-            .concat(),
-            Self::Rings(rings) => [
-                &[rings.tally.map_or(Self::RINGS, |_| Self::FILTERED_RINGS)][..],
-                &rings.entries.to_be_bytes(),
-                &rings.frame_size.to_be_bytes(),
-                &rings.offset.to_be_bytes(),
-                &rings.len.to_be_bytes(),
-                rings.tally.map(u32::to_be_bytes).as_ref().map_or(&[], |tally| &tally[..]),
-            ]
-            .concat(),
+            Self::Rings(rings) => rings.encode(),
         }
     }
 
@@ -127,33 +206,11 @@ impl Position {
                 Self::block(u32::from_be_bytes(*number), blocks)
             }
             Self::ABSENT => rest.is_empty().then_some(Self::Absent),
-            Self::RINGS | Self::FILTERED_RINGS | Self::SORTED_RINGS => {
-                let (entries, rest) = rest.split_first_chunk()?;
-                let (frame_size, rest) = rest.split_first_chunk()?;
-                let (offset, rest) = rest.split_first_chunk()?;
-                let (len, rest) = rest.split_first_chunk()?;
-                let (sockets, tally) = match *kind {
-                    Self::RINGS => (1, rest.is_empty().then_some(None)?),
-                    Self::FILTERED_RINGS => (1, Some(u32::from_be_bytes(rest.try_into().ok()?))),
-                    _ => {
-                        let (sockets, rest) = rest.split_first_chunk()?;
-                        let tally = u32::from_be_bytes(rest.try_into().ok()?);
-                        (u32::from_be_bytes(*sockets), (tally != 0).then_some(tally))
-                    }
-                };
-                let rings = Rings {
-                    entries: u32::from_be_bytes(*entries),
-                    frame_size: u32::from_be_bytes(*frame_size),
-                    offset: u64::from_be_bytes(*offset),
-                    len: u64::from_be_bytes(*len),
-                    sockets,
-                    tally,
-                };
-                let sound = rings.entries.is_power_of_two()
-                    && rings.frame_size.is_power_of_two()
-                    && rings.sockets > 0;
-                sound.then_some(Self::Rings(rings))
-            }
+            kind @ (Self::RINGS
+            | Self::FILTERED_RINGS
+            | Self::SORTED_RINGS
+            | Self::FAST_RINGS
+            | Self::FAST_FILTERED_RINGS) => Rings::decode(kind, rest).map(Self::Rings),
             _ => None,
         }
     }
@@ -176,11 +233,15 @@ mod tests {
             offset: 1 << 40,
             len: 3 << 33,
             sockets: 1,
-            tally: None,
+            stages: None,
         };
-        let filtered = Rings { tally: Some(16), ..rings };
+        let filtered = Rings { stages: Some((Stages::of(true, false).unwrap(), 16)), ..rings };
         let sorted = Rings { sockets: 5, ..rings };
         let both = Rings { sockets: 64, ..filtered };
+        let fast = |prefilter| {
+            let stages = Stages::of(prefilter, true).unwrap();
+            Position::Rings(Rings { sockets: 3, stages: Some((stages, 16)), ..rings })
+        };
         let block =
             |number, size, count| Position::Block(Block { number, blocks: Blocks { size, count } });
         let blocks = [block(63, 1 << 20, 64), block(255, 1 << 18, 256)];
@@ -194,6 +255,8 @@ mod tests {
             Position::Rings(filtered),
             Position::Rings(sorted),
             Position::Rings(both),
+            fast(false),
+            fast(true),
         ] {
             let bytes = position.encode();
             assert_eq!(Position::decode(&bytes), Some(position));
@@ -217,10 +280,13 @@ mod tests {
         ] {
             assert_eq!(Position::decode(&unsound.encode()), None, "{unsound:?}");
         }
-        assert_eq!(Position::decode(&[7]), None);
+        assert_eq!(Position::decode(&[9]), None);
         assert!(
             Position::Rings(filtered).is_prefiltered() && Position::Rings(both).is_prefiltered()
         );
         assert!(!Position::Rings(rings).is_prefiltered() && !blocks[0].is_prefiltered());
+        assert!(fast(true).has_fast_path() && fast(true).is_prefiltered());
+        assert!(fast(false).has_fast_path() && !fast(false).is_prefiltered());
+        assert!(!Position::Rings(filtered).has_fast_path());
     }
 }

@@ -96,18 +96,46 @@ impl Standby {
         String::from_utf8_lossy(name).into_owned()
     }
 
+    /// Hardware address of the interface.
+    pub(crate) fn address(&self) -> io::Result<[u8; 6]> {
+        let mut request = self.request();
+        // SAFETY: the request is a structure of the call's size, which outlives it.
+        let result =
+            unsafe { libc::ioctl(self.socket.as_raw_fd(), libc::SIOCGIFHWADDR, &raw mut request) };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the call has filled this variant in.
+        let address = unsafe { request.ifr_ifru.ifru_hwaddr }.sa_data;
+        Ok(std::array::from_fn(|n| address[n] as u8))
+    }
+
+    /// Whether the driver takes VLAN tags out of the frames it receives.
+    pub(crate) fn strips_vlans(&self) -> bool {
+        const GET_FLAGS: u32 = 0x25;
+        const STRIPS: u32 = 1 << 8;
+        let mut question = [GET_FLAGS, 0];
+        self.driver(&mut question) && question[1] & STRIPS != 0
+    }
+
     /// Asks the driver; `question` is the structure of the command that it begins with.
     fn driver<T>(&self, question: &mut T) -> bool {
+        let mut request = self.request();
+        request.ifr_ifru.ifru_data = ptr::from_mut(question).cast();
+        // SAFETY: the request names a structure of the command's size, which outlives the call.
+        let result =
+            unsafe { libc::ioctl(self.socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
+        result == 0
+    }
+
+    /// A request about the interface.
+    fn request(&self) -> libc::ifreq {
         // SAFETY: all-zero is a valid value of this plain structure.
         let mut request: libc::ifreq = unsafe { mem::zeroed() };
         // The last byte stays zero.
         for (to, from) in request.ifr_name.iter_mut().take(15).zip(self.interface.as_bytes()) {
             *to = *from as libc::c_char;
         }
-        request.ifr_ifru.ifru_data = ptr::from_mut(question).cast();
-        // SAFETY: the request names a structure of the command's size, which outlives the call.
-        let result =
-            unsafe { libc::ioctl(self.socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
-        result == 0
+        request
     }
 }

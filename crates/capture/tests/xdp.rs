@@ -14,8 +14,14 @@ use packet::hash::SymmetricHash;
 use rustix::process::{Resource, Rlimit};
 use shm::{Producer, Server, ServerOptions};
 
-const SMALL: XdpOptions =
-    XdpOptions { entries: 512, zero_copy: true, generic: true, prefilter: false, sorting: None };
+const SMALL: XdpOptions<'_> = XdpOptions {
+    entries: 512,
+    zero_copy: true,
+    generic: true,
+    prefilter: false,
+    fast_path: None,
+    sorting: None,
+};
 
 fn ip(line: &str) {
     let output = Command::new("ip").args(line.split_whitespace()).output().unwrap();

@@ -310,6 +310,7 @@ fn inputs(seats: &[Seat]) -> Table {
             i.dropped.to_string(),
             i.filtered.to_string(),
             i.prefiltered.to_string(),
+            i.passed.to_string(),
         ];
         row(cells, i.down || per_second(|i| i.dropped) > 0.0)
     };
@@ -324,6 +325,7 @@ fn inputs(seats: &[Seat]) -> Table {
             "dropped",
             "filtered",
             "prefiltered",
+            "passed",
         ],
         rows: now.interfaces.iter().map(line).collect(),
     }

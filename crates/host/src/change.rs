@@ -54,6 +54,7 @@ impl Change {
         };
         change.tuns(root, plan, &old)?;
         change.reverse_path(root);
+        change.taps(root, &plan.taps);
         let routes: Vec<Route> =
             others.iter().map(|record| record.route.clone()).chain([plan.route.clone()]).collect();
         change.filter(root, plan, &routes, &old)?;

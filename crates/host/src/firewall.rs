@@ -34,6 +34,8 @@ fn set<'a>(names: impl Iterator<Item = &'a String>) -> String {
 ///
 /// A reply leaves with the phantom's address, because its connection is known as translated. What comes
 /// from the application's port and is not translated would show the station's own address: it is dropped.
+/// The application's port is open to connections that began at a tun device, also when their packets come by the tap
+/// (`CJ_FAST_PATH`).
 pub fn nft_ruleset(routes: &[Route]) -> String {
     let all = set(routes.iter().flat_map(|route| &route.tuns));
     let mut dnat = String::new();
@@ -64,6 +66,7 @@ pub fn nft_ruleset(routes: &[Route]) -> String {
         \x20   chain input {{\n\
         \x20       type filter hook input priority filter; policy accept;\n\
         \x20       iifname {all} accept\n\
+        \x20       meta l4proto {{ tcp, udp }} th dport {APPLICATION_PORT} ct status dnat accept\n\
         \x20       iifname != \"lo\" meta l4proto {{ tcp, udp }} th dport {APPLICATION_PORT} counter drop\n\
         \x20   }}\n\
         \x20   chain postrouting {{\n\

@@ -17,6 +17,7 @@ use shm::Region;
 use zbalance::ingest::{Counters, Ingest};
 use zbalance::input::Plan;
 use zbalance::spread::{Distribution, Spread};
+use zbalance::stages::Stages;
 
 const ROLE: &str = "DETECTOR_OFFLOAD_TEST_ROLE";
 const PHANTOMS: [&str; 2] = ["192.122.190.7", "2001:48a8:687f:1::7"];
@@ -44,7 +45,7 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
 fn spread_frames_of(source: &str, dir: &Path) {
     let options = ServerOptions::new(dir.to_owned(), 98, vec![1]);
     let region = Region::new(&options).unwrap();
-    let plan = Plan::new(source, false, Pace::default(), false).unwrap();
+    let plan = Plan::new(source, false, Pace::default(), &Stages::default()).unwrap();
     let input = plan.open(&region.memory(0)).unwrap();
     let (mut server, mut producers) =
         Server::succeed(options, [1; 16], None, Some(region)).unwrap();

@@ -22,18 +22,22 @@ pub(super) mod code {
     pub(in super::super) const LOAD_WORD: u8 = 0x61;
     pub(in super::super) const LOAD_DOUBLE: u8 = 0x79;
     pub(in super::super) const LOAD_WIDE: u8 = 0x18;
+    pub(in super::super) const LOAD_LONG: u8 = 0x79;
+    pub(in super::super) const STORE_HALF: u8 = 0x6b;
     pub(in super::super) const STORE_WORD: u8 = 0x63;
+    pub(in super::super) const STORE_LONG: u8 = 0x7b;
     /// Adds a register to 64 bits of memory that other processors may change at the same time.
     pub(in super::super) const ADD_IN_MEMORY: u8 = 0xdb;
     pub(in super::super) const MOVE: u8 = 0xb7;
     pub(in super::super) const COPY: u8 = 0xbf;
     pub(in super::super) const ADD: u8 = 0x07;
     pub(in super::super) const ADD_REGISTER: u8 = 0x0f;
+    pub(in super::super) const MULTIPLY_REGISTER: u8 = 0x2f;
     pub(in super::super) const AND: u8 = 0x57;
+    pub(in super::super) const OR: u8 = 0x47;
     pub(in super::super) const OR_REGISTER: u8 = 0x4f;
     pub(in super::super) const XOR_REGISTER: u8 = 0xaf;
     pub(in super::super) const MULTIPLY: u8 = 0x27;
-    pub(in super::super) const MULTIPLY_REGISTER: u8 = 0x2f;
     /// Swaps as many bits as the value says where the processor's order is another than the network's.
     pub(in super::super) const TO_BIG_ENDIAN: u8 = 0xdc;
     pub(in super::super) const SHIFT_LEFT: u8 = 0x67;
@@ -42,8 +46,10 @@ pub(super) mod code {
     pub(in super::super) const JUMP_IF_EQUAL: u8 = 0x15;
     pub(in super::super) const JUMP_UNLESS_EQUAL: u8 = 0x55;
     pub(in super::super) const JUMP_IF_BELOW: u8 = 0xa5;
+    pub(in super::super) const JUMP_IF_ANY: u8 = 0x45;
     pub(in super::super) const JUMP_IF_ABOVE: u8 = 0x25;
     pub(in super::super) const JUMP_IF_ABOVE_REGISTER: u8 = 0x2d;
+    pub(in super::super) const JUMP_UNLESS_ABOVE_REGISTER: u8 = 0xbd;
     pub(in super::super) const JUMP_UNLESS_EQUAL_REGISTER: u8 = 0x5d;
     pub(in super::super) const CALL: u8 = 0x85;
     pub(in super::super) const EXIT: u8 = 0x95;
@@ -109,6 +115,14 @@ impl Assembly {
     pub(super) fn map(&mut self, dst: u8, descriptor: i32) {
         self.text.push(instruction(code::LOAD_WIDE, dst, MAP_BY_DESCRIPTOR, 0, descriptor));
         self.text.push(0);
+    }
+
+    /// `dst` becomes a number of 64 bits.
+    pub(super) fn wide(&mut self, dst: u8, value: u64) {
+        let [a, b, c, d, e, f, g, h] = value.to_le_bytes();
+        let [low, high] = [[a, b, c, d], [e, f, g, h]].map(i32::from_le_bytes);
+        self.text.push(instruction(code::LOAD_WIDE, dst, 0, 0, low));
+        self.text.push(instruction(0, 0, 0, 0, high));
     }
 
     /// Goes to `otherwise` unless `len` bytes behind the address in `packet` come before that in `end`; register

@@ -17,6 +17,8 @@ pub struct Attachment {
     pub prefilter: bool,
     /// The program gives each packet to the socket of its queue of the detector.
     pub sorted: bool,
+    /// Packets of live sessions go to the host in the kernel.
+    pub fast_path: bool,
     /// Receive queues that are read.
     pub queues: u32,
     /// Entries of the rings of each.
@@ -48,6 +50,9 @@ impl fmt::Display for Attachment {
         }
         if self.sorted {
             f.write_str(", sorted")?;
+        }
+        if self.fast_path {
+            f.write_str(", fast path")?;
         }
         if !self.fragments {
             f.write_str(", no frames over one buffer")?;

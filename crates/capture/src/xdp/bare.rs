@@ -39,7 +39,7 @@ impl BareXdp {
         let number = index.unsigned_abs();
         let open = || {
             let map = SocketMap::new(1)?;
-            let text = text::tap(&map, None, None);
+            let text = text::tap(&map, None, None, None);
             let program = bpf::attach(&Program::load(&text, &text)?, number, Hook::Native)?;
             let binding = Binding { zero_copy: false, fragments: false };
             let mut socket = Socket::new(memory, options.entries, None)?;

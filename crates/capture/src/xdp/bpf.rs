@@ -148,9 +148,9 @@ impl Memory {
 }
 
 /// A map of `entries` values of `size` bytes, a multiple of 8, that processes can map into their memory.
-pub(super) fn shared_values(size: u32, entries: u32) -> io::Result<OwnedFd> {
+pub(super) fn shared_values(size: u32, entries: u32, name: &[u8]) -> io::Result<OwnedFd> {
     const MAPPABLE: u32 = 1 << 10;
-    map(MAP_TYPE_ARRAY, size, entries, MAPPABLE, b"conjure_tally")
+    map(MAP_TYPE_ARRAY, size, entries, MAPPABLE, name)
 }
 
 /// Which sockets take the packets of which receive queue.

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::time::Duration;
 
+use super::fast_path::FlowTable;
 use super::socket::{self, Received, Socket};
 use super::tally::{Tallied, Tally};
 use super::{MAX_PIECES, MAX_QUEUES, clock};
@@ -18,8 +19,8 @@ use crate::position::Rings;
 use crate::standby::Standby;
 use crate::{Burst, Frame, Position, Source, Statistics};
 
-/// Descriptors before the sockets: file of the frames, link of the program, map. Behind a prefilter its counter
-/// follows them.
+/// Descriptors before the sockets: file of the frames, link of the program, map. Behind stages their counters follow
+/// them, and the table of a fast path.
 const KEPT: usize = 3;
 
 /// An interface that a predecessor read through AF_XDP.
@@ -97,6 +98,7 @@ impl Source for Heir {
             full: self.before.full + now.full,
             truncated: self.before.truncated + now.truncated,
             prefiltered: self.before.prefiltered + now.prefiltered,
+            passed: self.before.passed + now.passed,
         }
     }
 
@@ -131,6 +133,13 @@ impl Source for Heir {
         }
     }
 
+    fn fast_path(&self) -> Option<&FlowTable> {
+        match &self.reading {
+            Reading::Rings(taken) => taken.table.as_ref(),
+            Reading::Interface(_) | Reading::Absent(_) => None,
+        }
+    }
+
     fn hand_over(&mut self, each: &mut dyn FnMut(Frame<'_>)) -> Option<Position> {
         match &mut self.reading {
             Reading::Rings(taken) => {
@@ -152,8 +161,9 @@ struct Taken {
     standby: Standby,
     frames: Frames,
     rings: Rings,
-    /// What the prefilter counts, and what it had counted for the predecessor.
-    tally: Option<(Tally, u64)>,
+    /// What the program's stages count, and what they had counted for the predecessor.
+    tally: Option<(Tally, [u64; 2])>,
+    table: Option<FlowTable>,
     /// Frames that are here and not with the kernel.
     spare: Vec<u64>,
     /// A packet of several frames.
@@ -170,7 +180,8 @@ struct Taken {
 
 impl Taken {
     fn new(standby: Standby, mut descriptors: Vec<OwnedFd>, rings: Rings) -> io::Result<Self> {
-        let kept = KEPT + usize::from(rings.tally.is_some());
+        let has_table = rings.stages.is_some_and(|(stages, _)| stages.fast_path);
+        let kept = KEPT + usize::from(rings.stages.is_some()) + usize::from(has_table);
         if !(kept + 1..=kept + MAX_QUEUES as usize).contains(&descriptors.len()) {
             let text = format!("{} descriptors came", descriptors.len());
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
@@ -184,14 +195,17 @@ impl Taken {
             let text = format!("{} sockets came, {each} for each receive queue", sockets.len());
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
-        let tally = match (rings.tally, descriptors.drain(KEPT..).next()) {
-            (Some(processors), Some(map)) => {
+        let mut maps = descriptors.drain(KEPT..);
+        let tally = match (rings.stages, maps.next()) {
+            (Some((_, processors)), Some(map)) => {
                 let tally = Tally::map(map, processors)?;
-                let before = tally.sum(Tallied::Prefiltered);
+                let before = counted(&tally);
                 Some((tally, before))
             }
             _ => None,
         };
+        let table = maps.next().map(FlowTable::of);
+        drop(maps);
         let frames = Frames::map(descriptors[0].as_fd(), rings)?;
         let before = socket::losses(&sockets);
         Ok(Self {
@@ -201,6 +215,7 @@ impl Taken {
             frames,
             rings,
             tally,
+            table,
             spare: Vec::new(),
             joined: Vec::new(),
             turn: 0,
@@ -215,6 +230,7 @@ impl Taken {
         let mut descriptors = vec![self.standby.descriptor()];
         descriptors.extend(self.kept.iter().map(AsFd::as_fd));
         descriptors.extend(self.tally.iter().map(|(tally, _)| tally.as_fd()));
+        descriptors.extend(self.table.iter().map(AsFd::as_fd));
         descriptors.extend(self.sockets.iter().map(AsFd::as_fd));
         descriptors
     }
@@ -317,17 +333,25 @@ impl Taken {
 
     fn statistics(&self) -> Statistics {
         let (dropped, full) = socket::losses(&self.sockets);
+        let since = |(tally, before): &(Tally, [u64; 2])| {
+            let now = counted(tally);
+            [now[0] - before[0], now[1] - before[1]]
+        };
+        let [prefiltered, passed] = self.tally.as_ref().map_or([0; 2], since);
         Statistics {
             received: self.received,
             dropped: self.too_long + dropped.saturating_sub(self.before.0),
             full: full.saturating_sub(self.before.1),
             truncated: 0,
-            prefiltered: self
-                .tally
-                .as_ref()
-                .map_or(0, |(tally, before)| tally.sum(Tallied::Prefiltered) - before),
+            prefiltered,
+            passed,
         }
     }
+}
+
+/// What was prefiltered, and what passed.
+fn counted(tally: &Tally) -> [u64; 2] {
+    [Tallied::Prefiltered, Tallied::Passed].map(|what| tally.sum(what))
 }
 
 /// A frame as AF_XDP hands it out, which tells nothing of its checksum.

@@ -12,9 +12,11 @@ mod bare;
 mod binding;
 mod bpf;
 mod choice;
+mod fast_path;
 mod generator;
 mod heir;
 mod lent;
+mod obstacle;
 mod prefilter;
 mod ring;
 mod socket;
@@ -32,15 +34,18 @@ pub use attachment::{Attachment, Refusal};
 pub use bare::BareXdp;
 pub use bpf::Hook;
 pub use choice::{AgainstXdp, against_xdp};
+pub use fast_path::FlowTable;
 pub use generator::{Generator, PassThrough};
 pub use heir::Heir;
+pub use obstacle::{AgainstFastPath, against_fast_path};
 pub use sorting::Sorting;
 
-use crate::position::Rings;
+use crate::position::{Rings, Stages};
 use crate::standby::Standby;
 use crate::{Burst, OpenError, Position, Statistics};
 use binding::{bind_first, bind_sorted, is_unsupported};
 use bpf::{Attached, Program, SocketMap};
+use fast_path::FastPath;
 use lent::Lent;
 use prefilter::Prefilter;
 use socket::Socket;
@@ -77,7 +82,7 @@ impl XdpName {
 
 /// Sizes of an AF_XDP source.
 #[derive(Debug, Clone, Copy)]
-pub struct XdpOptions {
+pub struct XdpOptions<'a> {
     /// Entries of the rings of each receive queue, a power of two.
     pub entries: u32,
     /// Try to have the driver write into our memory.
@@ -86,17 +91,26 @@ pub struct XdpOptions {
     pub generic: bool,
     /// Have the program drop what no detector needs, frames that are neither TCP nor UDP, and count it.
     pub prefilter: bool,
+    /// Have the program give packets of the flows of this table to the host, and count them.
+    pub fast_path: Option<&'a FlowTable>,
     /// Have the program give each packet to its queue of the detector.
     pub sorting: Option<Sorting>,
 }
 
-impl XdpOptions {
+impl XdpOptions<'_> {
     /// Rings of 16,384 entries for one receive queue, shorter ones for several: together they hold 65,536
-    /// frames at most. Without prefilter and sorting.
+    /// frames at most. Without prefilter, fast path and sorting.
     pub fn for_queues(queues: u32) -> Self {
         let share = 32_768 / queues.clamp(1, MAX_QUEUES);
         let entries = (1 << share.ilog2()).min(16_384);
-        Self { entries, zero_copy: true, generic: true, prefilter: false, sorting: None }
+        Self {
+            entries,
+            zero_copy: true,
+            generic: true,
+            prefilter: false,
+            fast_path: None,
+            sorting: None,
+        }
     }
 
     /// Frames that `queues` receive queues use: what the kernel may hold in both rings of each. Further sockets of a
@@ -121,8 +135,9 @@ pub struct Xdp {
     // Dropped first: packets go on into the host again.
     program: Attached,
     map: SocketMap,
-    /// What the prefilter drops.
-    tally: Option<Tally>,
+    /// What the program's stages before the sockets are, and what they count.
+    stages: Option<(Stages, Tally)>,
+    table: Option<FlowTable>,
     memory: Memory,
     entries: u32,
     /// Those of the first receive queue, then those of the next: each time the one with the ring of free frames, whose
@@ -153,7 +168,11 @@ impl Xdp {
     ///
     /// # Errors
     /// When the interface does not exist, another program is on it, or the process may not do this.
-    pub fn open(name: &XdpName, options: XdpOptions, memory: &Memory) -> Result<Self, OpenError> {
+    pub fn open(
+        name: &XdpName,
+        options: XdpOptions<'_>,
+        memory: &Memory,
+    ) -> Result<Self, OpenError> {
         let interface = name.interface.as_str();
         let (standby, index) = Standby::join(interface)?;
         let number = index.unsigned_abs();
@@ -183,12 +202,28 @@ impl Xdp {
         });
         let map = SocketMap::with(queues, stage.map_or(1, Stage::sockets_each))
             .map_err(failed("map of AF_XDP sockets"))?;
-        let tally = options.prefilter.then(Tally::new).transpose();
-        let tally = tally.map_err(failed("counter of the prefilter"))?;
-        let load = |stage| {
-            let tap = |reads| {
-                let prefilter = tally.as_ref().map(|tally| Prefilter { tally, reads });
-                text::tap(&map, prefilter.as_ref(), stage)
+        let table = options.fast_path;
+        let stages = Stages::of(options.prefilter, table.is_some());
+        let tally = stages.map(|stages| Ok((stages, Tally::new()?))).transpose();
+        let stages = tally.map_err(failed("counters of an XDP program"))?;
+        let address = table.map_or(Ok([0; 6]), |_| standby.address());
+        let address = address.map_err(failed("hardware address"))?;
+        let against_ipv6 = table.and_then(|_| obstacle::against_ipv6(interface));
+        let v6 = against_ipv6.is_none();
+        refused.extend(against_ipv6.map(|cause| Refusal { way: "IPv6 on the fast path", cause }));
+        let load = |sorting| {
+            let tap = |recent| {
+                let tally = stages.as_ref().map(|(_, tally)| tally);
+                let fast_path = tally.zip(table).map(|(tally, table)| FastPath {
+                    table,
+                    tally,
+                    address,
+                    v6,
+                    coarse: recent,
+                });
+                let prefilter = tally.filter(|_| options.prefilter);
+                let prefilter = prefilter.map(|tally| Prefilter { tally, reads: recent });
+                text::tap(&map, fast_path.as_ref(), prefilter.as_ref(), sorting)
             };
             Program::load(&tap(true), &tap(false))
         };
@@ -254,7 +289,8 @@ impl Xdp {
             hook,
             zero_copy: sockets.iter().all(Socket::is_zero_copy),
             fragments: binding.fragments,
-            prefilter: tally.is_some(),
+            prefilter: options.prefilter,
+            fast_path: table.is_some(),
             sorted: sockets_each > 1,
             queues: read as u32,
             entries: options.entries,
@@ -263,7 +299,8 @@ impl Xdp {
         Ok(Self {
             program,
             map,
-            tally,
+            stages,
+            table: table.cloned(),
             memory: memory.clone(),
             entries: options.entries,
             sockets,
@@ -284,6 +321,11 @@ impl Xdp {
     /// How the interface is read.
     pub const fn attachment(&self) -> &Attachment {
         &self.attachment
+    }
+
+    /// As [`Source::fast_path`](crate::Source::fast_path).
+    pub const fn fast_path(&self) -> Option<&FlowTable> {
+        self.table.as_ref()
     }
 
     /// Receives into these frames from now on.
@@ -307,7 +349,8 @@ impl Xdp {
             self.program.link.as_fd(),
             self.map.0.as_fd(),
         ];
-        descriptors.extend(self.tally.iter().map(AsFd::as_fd));
+        descriptors.extend(self.stages.iter().map(|(_, tally)| tally.as_fd()));
+        descriptors.extend(self.table.iter().map(AsFd::as_fd));
         descriptors.extend(self.sockets.iter().map(AsFd::as_fd));
         descriptors
     }
@@ -322,7 +365,7 @@ impl Xdp {
             offset: self.memory.offset() as u64,
             len: self.memory.len() as u64,
             sockets: self.sockets_each as u32,
-            tally: self.tally.as_ref().map(Tally::processors),
+            stages: self.stages.as_ref().map(|(stages, tally)| (*stages, tally.processors())),
         })
     }
 
@@ -453,8 +496,9 @@ impl Xdp {
     pub fn statistics(&mut self) -> Statistics {
         let (dropped, full) = socket::losses(&self.sockets);
         let dropped = dropped + self.too_long;
-        let prefiltered = self.tally.as_ref().map_or(0, |tally| tally.sum(Tallied::Prefiltered));
-        Statistics { dropped, full, prefiltered, ..self.statistics }
+        let counted = |what| self.stages.as_ref().map_or(0, |(_, tally)| tally.sum(what));
+        let [prefiltered, passed] = [Tallied::Prefiltered, Tallied::Passed].map(counted);
+        Statistics { dropped, full, prefiltered, passed, ..self.statistics }
     }
 }
 

@@ -171,7 +171,7 @@ fn of_ipv6(program: &mut Assembly, at: i16, keep: Label, walk: Label) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::xdp::bpf::{self, Program};
     use crate::xdp::socket::Socket;
@@ -180,7 +180,7 @@ mod tests {
     use std::cell::Cell;
     use std::os::fd::{AsFd, BorrowedFd};
 
-    const REDIRECT: u32 = 4;
+    pub(in super::super) const REDIRECT: u32 = 4;
     const ETHERTYPES: [u16; 9] =
         [0x0800, 0x86dd, 0x8100, 0x88a8, 0x9100, 0x0806, 0x88cc, 0x8847, 0x0026];
     const PROTOCOLS: [u8; 12] = [0, 1, 6, 17, 43, 44, 47, 51, 58, 59, 60, 132];
@@ -293,7 +293,7 @@ mod tests {
     }
 
     /// A queue with a socket, which exists as long as the value does.
-    fn queue() -> (SocketMap, Socket, shm::Region) {
+    pub(in super::super) fn queue() -> (SocketMap, Socket, shm::Region) {
         let dir = tempfile::tempdir().unwrap();
         let mut options = shm::ServerOptions::new(dir.path().to_owned(), 98, vec![1]);
         options.slots = 64;
@@ -313,7 +313,7 @@ mod tests {
         let (map, _socket, _region) = queue();
         for reads in [true, false] {
             let tally = Tally::new().unwrap();
-            let text = text::tap(&map, Some(&Prefilter { tally: &tally, reads }), None);
+            let text = text::tap(&map, None, Some(&Prefilter { tally: &tally, reads }), None);
             let program = Program::load(&text, &text).unwrap();
             let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
                 cases: 20_000,
@@ -339,7 +339,7 @@ mod tests {
     fn the_host_loses_nothing_that_no_socket_takes() {
         let map = SocketMap::new(1).unwrap();
         let tally = Tally::new().unwrap();
-        let text = text::tap(&map, Some(&Prefilter { tally: &tally, reads: true }), None);
+        let text = text::tap(&map, None, Some(&Prefilter { tally: &tally, reads: true }), None);
         let program = Program::load(&text, &text).unwrap();
         let arp = [&[2; 12][..], &[0x08, 0x06], &[0; 46]].concat();
         assert_eq!(
@@ -352,7 +352,7 @@ mod tests {
     fn frames_in_several_buffers() {
         let (map, _socket, _region) = queue();
         let tally = Tally::new().unwrap();
-        let text = text::tap(&map, Some(&Prefilter { tally: &tally, reads: true }), None);
+        let text = text::tap(&map, None, Some(&Prefilter { tally: &tally, reads: true }), None);
         let program = Program::load(&text, &text).unwrap();
         for (protocol, expected) in [(1, DROP as u32), (17, REDIRECT)] {
             let mut frame = [&[2; 12][..], &[0x08, 0x00, 0x45, 0, 0x23, 0x28], &[0; 8992]].concat();

@@ -19,6 +19,8 @@ const MAX_PROCESSORS: u32 = 4096;
 pub(super) enum Tallied {
     /// Frames that were dropped because no detector needs them.
     Prefiltered = 0,
+    /// Frames that went to the host because their flow is that of a session.
+    Passed = 1,
 }
 
 /// The counters.
@@ -36,7 +38,7 @@ impl Tally {
     /// Counters at 0.
     pub(super) fn new() -> io::Result<Self> {
         let processors = processors()?;
-        Self::map(bpf::shared_values(PLACE, processors)?, processors)
+        Self::map(bpf::shared_values(PLACE, processors, b"conjure_tally")?, processors)
     }
 
     /// The counters of another process, with places for this many processors.

@@ -4,6 +4,7 @@ use std::os::fd::AsRawFd;
 
 use super::assembly::{Assembly, code, instruction};
 use super::bpf::{Memory, SocketMap};
+use super::fast_path::FastPath;
 use super::prefilter::{self, Prefilter};
 use super::sorting::Stage;
 
@@ -13,18 +14,23 @@ pub(super) const PASS: i32 = 2;
 /// Offset of the receive queue in the context.
 const QUEUE: i16 = 16;
 
-/// The packet goes to the socket of its receive queue, or on into the host when there is none. With a prefilter
-/// that drops what it judges to be of no interest, unless the host would get it; with sorting each queue of the
-/// detector has a socket of its own.
+/// The packet goes to the socket of its receive queue, or on into the host when there is none. With a fast path
+/// the host gets those of its flows, and a prefilter drops what it judges to be of no interest, unless the host would
+/// get it; with sorting each queue of the detector has a socket of its own.
 pub(super) fn tap(
     map: &SocketMap,
+    fast_path: Option<&FastPath<'_>>,
     prefilter: Option<&Prefilter<'_>>,
     sorting: Option<Stage>,
 ) -> Vec<u64> {
     const REDIRECT_MAP: i32 = 51;
     let mut program = Assembly::default();
-    let keep = program.label();
+    let (on, keep) = (program.label(), program.label());
     program.register(code::COPY, prefilter::CONTEXT, 1);
+    if let Some(fast_path) = fast_path {
+        fast_path.write(&mut program, on);
+    }
+    program.place(on);
     if let Some(prefilter) = prefilter {
         prefilter.write(&mut program, map, keep);
     }

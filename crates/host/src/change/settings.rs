@@ -36,6 +36,14 @@ impl Change {
         self.setting(root, ALL_RP_FILTER, "0", "the kernel takes the larger of all and the device");
     }
 
+    /// Clients have no route back by a tap.
+    pub(super) fn taps(&mut self, root: &Root, taps: &[String]) {
+        for name in taps {
+            let setting = format!("net/ipv4/conf/{name}/rp_filter");
+            self.setting(root, &setting, "0", "CJ_FAST_PATH: packets of sessions come by this tap");
+        }
+    }
+
     pub(super) fn last_ack(&mut self, root: &Root) {
         let number = |name: &str, default| {
             root.number(format!("/proc/sys/net/ipv4/{name}")).unwrap_or(default)

@@ -142,6 +142,11 @@ pub const GROUPS: &[Group] = &[
                 "frames",
                 "Frames that the kernel dropped because they are neither TCP nor UDP",
             ),
+            counter(
+                "passed",
+                "frames",
+                "Frames of sessions that the kernel gave to the host at once",
+            ),
             counter("reopened", "times", "Times that the input was opened again"),
             gauge("down", "flag", "1 while the input cannot be read"),
         ],
@@ -232,6 +237,13 @@ pub const GROUPS: &[Group] = &[
             counter("straddling", "records", "Candidates that did not end with their segment"),
             counter("joined", "records", "Of these, records whose rest came"),
             counter("straddling_lost", "records", "Of these, records given up for want of room"),
+            gauge(
+                "passing",
+                "flows",
+                "Flows of sessions whose packets the kernel gives to the host",
+            ),
+            counter("passing_entered", "flows", "Flows of sessions that came to this"),
+            counter("passing_refused", "times", "Times that one did not, for want of room"),
         ],
     },
     Group {
