@@ -237,12 +237,22 @@ impl Xdp {
             refused.push(Refusal { way: SORTED, cause });
         }
         let mut text = text.map_err(failed("loading an XDP program"))?;
-        let (program, hook) = match bpf::attach(&text, number, Hook::Native) {
+        // What passes there stays marked as that of another host.
+        let is_veth = table.is_some() && standby.driver_name() == "veth";
+        let native = match is_veth {
+            true => Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)),
+            false => bpf::attach(&text, number, Hook::Native),
+        };
+        let (program, hook) = match native {
             Err(cause) if is_unsupported(&cause) && !options.generic => {
                 return Err(OpenError::NoNative { interface: interface.to_owned(), cause });
             }
             Err(error) if is_unsupported(&error) => {
-                refused.push(Refusal { way: "native", cause: error.to_string() });
+                let cause = match is_veth {
+                    true => "the host would not take what passes from a veth".to_owned(),
+                    false => error.to_string(),
+                };
+                refused.push(Refusal { way: "native", cause });
                 if stage.take().is_some() {
                     let cause = sorting::BEHIND_THE_DRIVER.to_owned();
                     refused.push(Refusal { way: SORTED, cause });
