@@ -4,6 +4,7 @@
 //! The test binary runs itself again inside the namespaces (`--exact inside`).
 
 mod choice;
+mod fast_path;
 mod frames;
 mod life;
 mod recordings;
@@ -36,6 +37,10 @@ fn inside() {
         "packet" => life::packet(),
         "auto" => life::auto(),
         "sorting" => sorting::in_the_kernel(),
+        "fast path" => {
+            fast_path::of_other_sources();
+            fast_path::of_sessions();
+        }
         "choice" => choice::of_the_best_way(),
         "explicit" => choice::of_what_cannot_be_had(),
         _ => unreachable!("{part}"),
@@ -56,6 +61,11 @@ fn af_xdp_behind_the_driver() {
 #[test]
 fn packets_are_sorted_in_the_kernel() {
     isolated("sorting");
+}
+
+#[test]
+fn packets_of_sessions_pass_in_the_kernel() {
+    isolated("fast path");
 }
 
 #[test]
