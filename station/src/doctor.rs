@@ -12,6 +12,7 @@ mod interfaces;
 mod kernel;
 mod memory;
 mod numbering;
+mod passing;
 mod pf_ring;
 mod probe;
 mod readers;

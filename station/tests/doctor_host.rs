@@ -239,6 +239,9 @@ fn n08_how_interfaces_are_read() {
         patient.conf("CJ_IFACE=afp:tap1\nCJ_PREFILTER=true\n");
         let parts = ["frames of tap1 are not filtered in the kernel", "CJ_IFACE=xdp:tap1"];
         patient.ask("N08").finds("N08", "warning", &parts);
+        patient.conf("CJ_IFACE=afp:tap1\nN_QUEUE_SETS=1\nCJ_FAST_PATH=true\n");
+        let parts = ["no packets of sessions pass in the kernel on tap1", "CJ_IFACE=xdp:tap1"];
+        patient.ask("N08").finds("N08", "warning", &parts);
     });
 }
 
@@ -470,6 +473,33 @@ fn k08_the_whole_way() {
         found.finds("K08", "error", &["no SYN-ACK from 198.51.100.1:443", "K01"]);
         shell("sysctl -qw net.ipv4.conf.all.rp_filter=0; nft flush chain inet conjure prerouting");
         patient.ask_with("K08", &["--loop"]).finds("K08", "error", &["[2001:db8:1::1]:443"]);
+    });
+}
+
+#[test]
+fn k09_packets_that_pass() {
+    inside("k09_packets_that_pass", |stage| {
+        let patient = Patient::here();
+        set_up(stage, &patient);
+        patient.ask("K09").is_skipped("K09");
+        let conf = std::fs::read_to_string(stage.path("conjure.conf")).unwrap();
+        let wanted = "CJ_IFACE=xdp:tap0\nN_QUEUE_SETS=1\nCJ_FAST_PATH=true\n";
+        patient.conf(wanted);
+        stage.write("conjure.conf", format!("{conf}{wanted}"));
+        shell("ethtool -K tap0 rxvlan on; sysctl -qw net.ipv4.conf.tap0.rp_filter=2");
+        patient.ask("K09").finds("K09", "error", &["tap0", "ethtool -K tap0 rxvlan off"]);
+        shell("ethtool -K tap0 rxvlan off");
+        let parts =
+            ["net.ipv4.conf.tap0.rp_filter is 2", "sysctl -w net.ipv4.conf.tap0.rp_filter=0"];
+        patient.ask("K09").finds("K09", "error", &parts);
+        stage.station("setup", &[]).good();
+        patient.ask("K09").is_good("K09");
+        // The table of an earlier build.
+        shell(
+            "handle=$(nft -a list chain inet conjure input | grep 'dport 41245 ct status' | sed 's/.*handle //'); \
+             nft delete rule inet conjure input handle $handle",
+        );
+        patient.ask("K09").finds("K09", "error", &["drops packets of sessions", "station setup"]);
     });
 }
 

@@ -3,8 +3,8 @@
 use super::finding::{Checked, Part};
 use super::probe::Probe;
 use super::{
-    circuit, configuration, deployment, files, interfaces, kernel, memory, numbering, pf_ring,
-    redis, running, selection, services, workers,
+    circuit, configuration, deployment, files, interfaces, kernel, memory, numbering, passing,
+    pf_ring, redis, running, selection, services, workers,
 };
 
 /// One check.
@@ -59,7 +59,7 @@ pub(crate) const CHECKS: &[Check] = checks![
     ("N05", "receive queues of the card", "E/W", INGEST, "", "PF_RING needs one; AF_XDP one socket each with a symmetric hash", "ethtool -L IF combined 1", interfaces::receive_queues),
     ("N06", "traffic arrives, without tunnels", "W", INGEST, "CAP_NET_RAW", "no frames, or most are GRE, ERSPAN, GTP or MPLS", "check the tap; ZBALANCE_HASH_MODE, PARSE_GRE_OFFSET", interfaces::traffic),
     ("N07", "both directions are seen", "W", INGEST, "CAP_NET_RAW", "the tap copies one direction", "connect both; CJ_IFACE=IF1,IF2", interfaces::directions),
-    ("N08", "how interfaces are read", "W", INGEST, "CAP_NET_RAW", "one has an address, so that AF_XDP is not tried, or CJ_PREFILTER is on without AF_XDP", "ip addr flush dev IF, or CJ_IFACE=afp:IF", selection::back_ends),
+    ("N08", "how interfaces are read", "W", INGEST, "CAP_NET_RAW", "one has an address, so that AF_XDP is not tried, or CJ_PREFILTER or CJ_FAST_PATH is on without AF_XDP", "ip addr flush dev IF, or CJ_IFACE=afp:IF", selection::back_ends),
     ("P01", "module pf_ring", "E", INGEST, "", "not loaded", "modprobe pf_ring", pf_ring::module),
     ("P02", "versions of PF_RING", "E", INGEST, "", "library, module or PFRING_VER differ", "install the same version", pf_ring::versions),
     ("P03", "zero-copy driver", "E", INGEST, "", "Polling Mode is NAPI: the interface runs with its ordinary driver", "pf_ringcfg --configure-driver, or station setup --driver", pf_ring::polling),
@@ -76,6 +76,7 @@ pub(crate) const CHECKS: &[Check] = checks![
     ("K06", "tun devices", "E", PHANTOMS, "", "missing, down, or with another owner or kind", "station setup", kernel::devices),
     ("K07", "port 41245 is closed", "W", PHANTOMS, "CAP_NET_ADMIN", "strangers can reach the application's port", "station setup without --iptables", kernel::closed_port),
     ("K08", "a SYN is answered by the phantom", "E", PHANTOMS, "CAP_NET_ADMIN", "the rules do not work as a whole; only with --loop", "mend K01 to K03", circuit::check),
+    ("K09", "packets that pass in the kernel reach the application", "E", PHANTOMS, "CAP_NET_ADMIN", "CJ_FAST_PATH is on, and rules, rp_filter or the card keep packets of the tap from the host", "station setup; ethtool -K IF rxvlan off", passing::check),
     ("S01", "Redis", "E/W", PHANTOMS, "", "not there, or refuses", "start redis-server, or redis_url = \"\"", redis::check),
     ("S02", "sockets of the daemons", "E", KEYS, "", "served by another program, or in another network namespace", "one namespace for all; stop the other", services::endpoints),
     ("S03", "station keys", "E/W", KEYS, "root where the file is closed", "missing, halves that do not match, open to others", "genkey; chmod 0600", files::keys),

@@ -18,6 +18,8 @@ pub(crate) struct Filter {
     pub(crate) targets: BTreeMap<String, BTreeSet<IpAddr>>,
     /// Port 41245 is dropped where it does not come from a tun device.
     pub(crate) closed: bool,
+    /// Port 41245 is open to connections that began at a tun device, whatever interface their packets come by.
+    pub(crate) passes: bool,
     /// Untranslated replies are dropped.
     pub(crate) guarded: bool,
 }
@@ -76,6 +78,9 @@ impl Filter {
             };
             self.closed |= dropped && text(&rule["chain"]) != "postrouting" && port("dport");
             self.guarded |= dropped && port("sport");
+            let accepted = expressions.iter().any(|e| e.get("accept").is_some());
+            let translated = matches(expressions).any(|m| m["left"]["ct"]["key"] == "status");
+            self.passes |= accepted && translated && port("dport");
             let Some(dnat) = expressions.iter().find_map(|e| e.get("dnat")) else { continue };
             if dnat["port"] != APPLICATION_PORT {
                 continue;
@@ -138,7 +143,15 @@ mod tests {
         ]);
         let mut filter = Filter::default();
         filter.read_nft(rules.as_array().unwrap());
-        assert!(filter.nftables && filter.closed && !filter.guarded);
+        assert!(filter.nftables && filter.closed && !filter.guarded && !filter.passes);
+        let opening = serde_json::json!([
+            {"rule": {"family": "inet", "table": "conjure", "chain": "input", "expr": [
+                {"match": {"op": "==", "left": {"payload": {"protocol": "th", "field": "dport"}}, "right": 41245}},
+                {"match": {"op": "in", "left": {"ct": {"key": "status"}}, "right": "dnat"}},
+                {"accept": null}]}},
+        ]);
+        filter.read_nft(opening.as_array().unwrap());
+        assert!(filter.passes && filter.closed);
         assert_eq!(filter.targets.len(), 2);
         filter.read_iptables(
             "-A CJ_PREROUTING -i tun1 -p udp -j DNAT --to-destination [2001:db8::1]:41245",

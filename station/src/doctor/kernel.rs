@@ -8,7 +8,7 @@ use super::filter::{self, Filter};
 use super::finding::{Checked, Finding, Fix, Outcome};
 use super::probe::Probe;
 
-const SETUP: &str = "sudo station setup";
+pub(super) const SETUP: &str = "sudo station setup";
 const RT_TABLES: &str = "/etc/iproute2/rt_tables";
 /// Part of the connection table that may be in use, per cent.
 const FULL: u64 = 80;
@@ -34,7 +34,7 @@ fn tuns(probe: &Probe) -> Result<Vec<String>, Outcome> {
     Ok(tuns)
 }
 
-fn rules(probe: &Probe) -> Result<Filter, Outcome> {
+pub(super) fn rules(probe: &Probe) -> Result<Filter, Outcome> {
     probe.needs(Capability::NetAdmin, "read the packet filter")?;
     filter::read(&probe.root)
         .map_err(|error| Outcome::Skipped(format!("the packet filter cannot be read: {error}")))

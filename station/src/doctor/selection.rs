@@ -42,6 +42,9 @@ pub(crate) fn back_ends(probe: &Probe) -> Checked {
         if station.prefilter && !text.contains(": AF_XDP") {
             findings.push(not_filtered(name, &text));
         }
+        if station.fast_path && !text.contains(": AF_XDP") {
+            findings.push(no_fast_path(name, &text));
+        }
         seen.push(text);
     }
     if seen.is_empty() {
@@ -55,6 +58,14 @@ fn not_filtered(name: &str, evidence: &str) -> Finding {
         format!("frames of {name} are not filtered in the kernel: CJ_PREFILTER is for AF_XDP"),
         evidence,
         format!("CJ_IFACE=xdp:{name} when AF_XDP is to read it, otherwise CJ_PREFILTER=false"),
+    )
+}
+
+fn no_fast_path(name: &str, evidence: &str) -> Finding {
+    Finding::warning(
+        format!("no packets of sessions pass in the kernel on {name}: CJ_FAST_PATH is for AF_XDP"),
+        evidence,
+        format!("CJ_IFACE=xdp:{name} when AF_XDP is to read it, otherwise CJ_FAST_PATH=false"),
     )
 }
 
