@@ -64,7 +64,7 @@ impl BareXdp {
     pub fn turn(&mut self, timeout: Duration) -> std::io::Result<u32> {
         let mut count = self.socket.waiting();
         if count == 0 {
-            socket::wait(std::slice::from_ref(&self.socket), timeout)?;
+            socket::wait(&self.socket, timeout)?;
             count = self.socket.waiting();
         }
         self.socket.recycle(count, self.frame);

@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::fast_path::FlowTable;
 use super::socket::{self, Received, Socket};
 use super::tally::{Tallied, Tally};
+use super::waiting::Waiting;
 use super::{MAX_PIECES, MAX_QUEUES, clock};
 use crate::afpacket::AfPacket;
 use crate::position::Rings;
@@ -157,6 +158,7 @@ impl Source for Heir {
 struct Taken {
     // Dropped before what keeps the program on the interface.
     sockets: Vec<Socket>,
+    waiting: Waiting,
     kept: Vec<OwnedFd>,
     standby: Standby,
     frames: Frames,
@@ -209,6 +211,7 @@ impl Taken {
         let frames = Frames::map(descriptors[0].as_fd(), rings)?;
         let before = socket::losses(&sockets);
         Ok(Self {
+            waiting: Waiting::new(&sockets)?,
             sockets,
             kept: descriptors,
             standby,
@@ -246,7 +249,7 @@ impl Taken {
             if self.ceased {
                 return Ok(Burst::Ended);
             }
-            socket::wait(&self.sockets, timeout)?;
+            self.waiting.wait(&self.sockets, timeout)?;
             count = self.receive(max, each);
         }
         self.received += count as u64;

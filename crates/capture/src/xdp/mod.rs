@@ -23,6 +23,7 @@ mod socket;
 mod sorting;
 mod tally;
 mod text;
+mod waiting;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -51,6 +52,7 @@ use prefilter::Prefilter;
 use socket::Socket;
 use sorting::{SORTED, Stage};
 use tally::{Tallied, Tally};
+use waiting::Waiting;
 
 /// Receive queues of one interface at most, and sockets of all of them.
 const MAX_QUEUES: u32 = 64;
@@ -143,6 +145,7 @@ pub struct Xdp {
     /// Those of the first receive queue, then those of the next: each time the one with the ring of free frames, whose
     /// packets are looked at, and then one for each queue of the detector where packets are sorted.
     sockets: Vec<Socket>,
+    waiting: Waiting,
     /// Sockets of each receive queue.
     sockets_each: usize,
     /// The detector has a single queue.
@@ -313,6 +316,7 @@ impl Xdp {
             table: table.cloned(),
             memory: memory.clone(),
             entries: options.entries,
+            waiting: Waiting::new(&sockets).map_err(failed("watching AF_XDP sockets"))?,
             sockets,
             sockets_each,
             is_single: options.sorting.is_some_and(|sorting| sorting.queues == 1),
@@ -403,7 +407,7 @@ impl Xdp {
             if self.ceased {
                 return Ok(Burst::Ended);
             }
-            socket::wait(&self.sockets, timeout)?;
+            self.waiting.wait(&self.sockets, timeout)?;
             count = self.receive(max, reads, each);
         }
         Ok(Burst::Frames(count))

@@ -10,7 +10,6 @@ use std::time::Duration;
 use libc::{c_int, c_void};
 use shm::Memory;
 
-use super::MAX_QUEUES;
 use super::ring::{Fill, Ring};
 
 /// The descriptor goes on in the next one.
@@ -301,19 +300,22 @@ impl AsFd for Socket {
     }
 }
 
-/// Waits at most `timeout` for packets of any of these sockets, `MAX_QUEUES` of them at most.
-pub(super) fn wait(sockets: &[Socket], timeout: Duration) -> io::Result<()> {
-    // Rounded up, so that only a wait of no time at all does not sleep.
-    let ms = timeout.as_nanos().div_ceil(1_000_000);
-    let ms = libc::c_int::try_from(ms).unwrap_or(libc::c_int::MAX);
-    let mut entries =
-        [libc::pollfd { fd: -1, events: libc::POLLIN, revents: 0 }; MAX_QUEUES as usize];
-    for (entry, socket) in entries.iter_mut().zip(sockets) {
-        entry.fd = socket.as_fd().as_raw_fd();
-    }
-    let count = sockets.len().min(entries.len());
-    // SAFETY: `count` valid entries that live through the call.
-    let ready = unsafe { libc::poll(entries.as_mut_ptr(), count as libc::nfds_t, ms) };
+/// Waits at most `timeout` for packets of a socket.
+pub(super) fn wait(socket: &Socket, timeout: Duration) -> io::Result<()> {
+    let fd = socket.as_fd().as_raw_fd();
+    let mut entry = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    // SAFETY: one valid entry that lives through the call.
+    let ready = unsafe { libc::poll(&raw mut entry, 1, milliseconds(timeout)) };
+    outcome(ready, std::slice::from_ref(socket))
+}
+
+/// Rounded up, so that only a wait of no time at all does not sleep.
+pub(super) fn milliseconds(timeout: Duration) -> c_int {
+    c_int::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(c_int::MAX)
+}
+
+/// What came of waiting for `sockets`, of which as many as `ready` have something, or of the error if that is negative.
+pub(super) fn outcome(ready: c_int, sockets: &[Socket]) -> io::Result<()> {
     match ready {
         ..0 => {
             let error = io::Error::last_os_error();
