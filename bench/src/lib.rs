@@ -25,7 +25,8 @@ mod relaying;
 mod report;
 mod ring;
 mod sessions;
-pub mod station;
+pub mod stages;
+mod station;
 mod tag;
 
 pub use measure::{Row, Side};
@@ -44,6 +45,10 @@ pub const ROWS: &[(&str, MakeRow)] = &[
     ("flood-tags", flood::tags),
     ("afxdp-user", receiving::afxdp),
     ("afpacket-user", receiving::afpacket),
+    ("xdp-fast-path", stages::passing),
+    ("xdp-fast-path-other", stages::not_passing),
+    ("xdp-prefilter", stages::prefilter),
+    ("xdp-sorting", stages::sorting),
     ("ring-handover", || Ok(ring::handover())),
     ("hash-ip", || Ok(hash::ip())),
     ("hash-auto", || Ok(hash::auto())),

@@ -26,8 +26,8 @@ pub use replay::{Pace, Rate, Replay, ReplayError};
 pub use standby::Standby;
 pub use xdp::{
     AgainstFastPath, AgainstXdp, Attachment, BareXdp, FlowTable, Generator, Heir, Hook,
-    PassThrough, Reception, Refusal, Sorting, Xdp, XdpName, XdpOptions, against_fast_path,
-    against_xdp,
+    PassThrough, Reception, Refusal, Sorting, Staged, Trial, Xdp, XdpName, XdpOptions,
+    against_fast_path, against_xdp,
 };
 
 /// One captured Ethernet frame, VLAN tags in place.

@@ -24,6 +24,7 @@ mod socket;
 mod sorting;
 mod tally;
 mod text;
+mod trial;
 mod waiting;
 
 use std::io;
@@ -41,6 +42,7 @@ pub use generator::{Generator, PassThrough};
 pub use heir::Heir;
 pub use obstacle::{AgainstFastPath, against_fast_path};
 pub use sorting::Sorting;
+pub use trial::{Staged, Trial};
 
 use crate::position::{Rings, Stages};
 use crate::standby::Standby;
