@@ -25,8 +25,8 @@ mod relaying;
 mod report;
 mod ring;
 mod sessions;
-pub mod stages;
-mod station;
+mod stages;
+pub mod station;
 mod tag;
 
 pub use measure::{Row, Side};

@@ -1,12 +1,10 @@
 //! Rows of the stages of the program on an interface: what the kernel spends on a frame before a socket gets it.
 
-use std::time::Instant;
-
 use capture::{Sorting, Staged, Trial};
 use etherparse::PacketBuilder;
 use packet::hash::SymmetricHash;
 
-use crate::measure::{Row, Side};
+use crate::measure::{Row, Side, thread_time};
 
 /// Runs of the program in one round.
 const RUNS: u32 = 500_000;
@@ -57,9 +55,9 @@ fn side(staged: Staged, enters: bool) -> Result<Side, String> {
         if enters {
             assert!(trial.enter(), "a frame without flow");
         }
-        let start = Instant::now();
+        let start = thread_time();
         let run = trial.run(RUNS);
-        let took = start.elapsed().as_nanos() as f64 / f64::from(RUNS);
+        let took = (thread_time() - start).as_nanos() as f64 / f64::from(RUNS);
         run.unwrap_or_else(|error| panic!("a program that ran before: {error}"));
         took
     }))
