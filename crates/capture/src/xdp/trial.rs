@@ -8,7 +8,7 @@ use shm::fast_path::{self, FlowKey, Table};
 use super::bpf::{self, Program, SocketMap};
 use super::fast_path::{FastPath, FlowTable};
 use super::prefilter::Prefilter;
-use super::sorting::Sorting;
+use super::sorting::{Sorting, Stage};
 use super::tally::Tally;
 use super::text;
 
@@ -45,7 +45,7 @@ impl Trial {
             Staged::Sorting(sorting) => sorting.stage(1).unwrap_or(None),
             _ => None,
         };
-        let each = sorting.map_or(1, super::Stage::sockets_each);
+        let each = sorting.map_or(1, Stage::sockets_each);
         let map = SocketMap::with(1, each)?;
         let (tally, flows) = (Tally::new()?, FlowTable::new()?);
         let tap = |recent| {
