@@ -22,6 +22,8 @@ use transports::obfs4::{Client, ClientIdentity, Progress};
 
 const TUNNELS: usize = 1_000;
 const BAD: usize = 10;
+/// Tunnels that are being opened at one time.
+const AT_A_TIME: usize = 64;
 /// Descriptors of the pipes that the relay keeps for its next splices.
 const KEPT: usize = 512;
 const HALF: usize = 512 * 1024;
@@ -106,6 +108,29 @@ async fn open_obfs4(number: usize, phantom: SocketAddr) -> Sealed<Codec> {
             return Sealed::new(socket, Codec(Box::new(client)), opened);
         }
     }
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// Opens all tunnels, some at a time: a connection that waits for its turn longer than the station waits for a
+/// client to show itself is closed.
+async fn open_all(transport: Transport, phantom: SocketAddr) -> Vec<(usize, Box<dyn Stream>)> {
+    let turns = Arc::new(tokio::sync::Semaphore::new(AT_A_TIME));
+    let mut opening = tokio::task::JoinSet::new();
+    for number in 0..TUNNELS {
+        let turns = Arc::clone(&turns);
+        opening.spawn(async move {
+            let _turn = turns.acquire().await.unwrap();
+            let stream: Box<dyn Stream> = match transport {
+                Transport::Obfs4 => Box::new(open_obfs4(number, phantom).await),
+                _ => Box::new(open_min(number, phantom).await),
+            };
+            (number, stream)
+        });
+    }
+    opening.join_all().await
 }
 
 /// Sends all, ends writing, and expects the same back.
@@ -201,13 +226,8 @@ async fn many(transport: Transport) {
         bad.spawn(misbehave(number, phantom));
     }
     let mut tunnels = tokio::task::JoinSet::new();
-    for number in 0..TUNNELS {
-        tunnels.spawn(async move {
-            match transport {
-                Transport::Obfs4 => move_bytes(number, open_obfs4(number, phantom).await).await,
-                _ => move_bytes(number, open_min(number, phantom).await).await,
-            }
-        });
+    for (number, stream) in open_all(transport, phantom).await {
+        tunnels.spawn(move_bytes(number, stream));
     }
     let mut failed = 0;
     while let Some(ended) = tunnels.join_next().await {
