@@ -539,7 +539,7 @@ fn ipv6(headers: &[u8]) -> Vec<u8> {
 fn what_no_detector_needs_stays_in_the_kernel(dir: &Path) {
     let line = "-i xdp:tap0 -c 98 -n 1 -z -p --prefilter";
     let mut balancer = Process::balancer(dir, line);
-    balancer.says("tap0: AF_XDP, native, copy, 1 queue(s), rings of 16384, prefilter");
+    balancer.says("tap0: AF_XDP, native, copy, 1 queue(s), rings of 32768, prefilter");
     balancer.says("zbalance: ready");
     let mut consumer = consumer_of(dir, 0);
     attach(&mut consumer);

@@ -165,9 +165,9 @@ fn inside() {
     let all = XdpOptions::for_queues(name("tap0", None).queues().unwrap());
     assert_eq!(
         (all.entries, all.frames(2), name("tap0", Some(0)).queues().unwrap()),
-        (16_384, 65_536, 1)
+        (32_768, 65_536, 1)
     );
-    assert_eq!(XdpOptions::for_queues(3).entries, 8192);
+    assert_eq!(XdpOptions::for_queues(3).entries, 16_384);
 
     // One reader of an interface.
     let second = Xdp::open(&name("tap0", None), SMALL, &memory).unwrap_err();

@@ -17,7 +17,7 @@ pub(crate) fn of_the_best_way() {
     };
     let line = |source: &str| command(dir.path(), &format!("-i {source} -c 98 -n 1 -z"));
     let packet = "AF_PACKET, ring of 64 MiB; not AF_XDP:";
-    let native = format!("wire0: AF_XDP, native, copy, 1 queue(s), rings of 16384; {NO_ZERO_COPY}");
+    let native = format!("wire0: AF_XDP, native, copy, 1 queue(s), rings of 32768; {NO_ZERO_COPY}");
 
     chooses(&mut line("wire0"), &native);
     let less = "packets of a veth come at less cost that way";
@@ -65,7 +65,7 @@ pub(crate) fn of_what_cannot_be_had() {
     check(confined, 77, &["tap0: ", "not permitted", "CAP_NET_ADMIN", "afp:tap0"]);
 
     let mut other = command(dir.path(), "-i xdp:tap0 -c 99 -n 1 -z");
-    let native = format!("tap0: AF_XDP, native, copy, 1 queue(s), rings of 16384; {NO_ZERO_COPY}");
+    let native = format!("tap0: AF_XDP, native, copy, 1 queue(s), rings of 32768; {NO_ZERO_COPY}");
     let other = Balancer::start(&mut other, &native);
     check(&mut line("xdp:tap0"), 69, &["tap0: attaching an XDP program: in use", "afp:tap0"]);
     other.terminate();

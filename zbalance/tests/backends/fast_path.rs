@@ -69,7 +69,7 @@ pub(crate) fn of_sessions() {
     in_the_way("xdp:tap0", "ethtool -K tap0 rxvlan off");
     switch("off");
 
-    let way = "AF_XDP, native, copy, 1 queue(s), rings of 16384, fast path; not IPv6 on the fast path: net.ipv6.conf.wire0.disable_ipv6 is 1";
+    let way = "AF_XDP, native, copy, 1 queue(s), rings of 32768, fast path; not IPv6 on the fast path: net.ipv6.conf.wire0.disable_ipv6 is 1";
     let balancer =
         Balancer::start(&mut line("xdp:wire0"), &format!("wire0: {way}; {NO_ZERO_COPY}"));
     let mut reader = Reader::attach(dir.path(), 0);

@@ -148,7 +148,7 @@ pub(crate) fn xdp_native() {
     let case = Case {
         source: "xdp:tap0",
         interface: "tap0",
-        chosen: format!("AF_XDP, native, copy, 1 queue(s), rings of 16384; {NO_ZERO_COPY}"),
+        chosen: format!("AF_XDP, native, copy, 1 queue(s), rings of 32768; {NO_ZERO_COPY}"),
         xdp: Some(1),
         // A packet socket keeps the interface promiscuous.
         sockets: [1, 1],
@@ -160,7 +160,7 @@ pub(crate) fn xdp_generic() {
     let case = Case {
         source: "xdp:lo",
         interface: "lo",
-        chosen: "AF_XDP, generic, copy, 1 queue(s), rings of 16384; not native: Operation not supported (os error 95)"
+        chosen: "AF_XDP, generic, copy, 1 queue(s), rings of 32768; not native: Operation not supported (os error 95)"
             .to_owned(),
         xdp: Some(2),
         sockets: [1, 1],
@@ -186,7 +186,7 @@ pub(crate) fn auto() {
     let case = Case {
         source: "wire0",
         interface: "wire0",
-        chosen: format!("AF_XDP, native, copy, 1 queue(s), rings of 16384; {NO_ZERO_COPY}"),
+        chosen: format!("AF_XDP, native, copy, 1 queue(s), rings of 32768; {NO_ZERO_COPY}"),
         xdp: Some(1),
         sockets: [1, 1],
     };

@@ -161,7 +161,7 @@ pub(crate) fn in_the_kernel() {
 }
 
 fn attachment() -> String {
-    format!("wide0: AF_XDP, native, copy, 2 queue(s), rings of 16384, sorted; {NO_ZERO_COPY}")
+    format!("wide0: AF_XDP, native, copy, 2 queue(s), rings of 32768, sorted; {NO_ZERO_COPY}")
 }
 
 /// Alone, under the eyes of a mirror, and while successors go on in the same rings.
@@ -272,9 +272,9 @@ fn behind_the_prefilter(dir: &Path, sender: &mut Sender) {
 
 /// Too many sockets, and a hook that has no sorting: the balancer spreads, and says so.
 fn where_it_cannot_be(dir: &Path) {
-    let wide = "wide0: AF_XDP, native, copy, 2 queue(s), rings of 16384";
+    let wide = "wide0: AF_XDP, native, copy, 2 queue(s), rings of 32768";
     let many = "32 queues behind 2 receive queue(s) take 66 sockets, of 64 that there may be";
-    let lo = "lo: AF_XDP, generic, copy, 1 queue(s), rings of 16384; not native: Operation not supported (os error 95)";
+    let lo = "lo: AF_XDP, generic, copy, 1 queue(s), rings of 32768; not native: Operation not supported (os error 95)";
     for (source, queues, said) in [
         ("wide0", 32, format!("{wide}; not sorted: {many}; {NO_ZERO_COPY}")),
         ("lo", 4, format!("{lo}; not sorted: only in the driver")),
@@ -282,7 +282,7 @@ fn where_it_cannot_be(dir: &Path) {
             "wide0@1",
             31,
             format!(
-                "wide0: AF_XDP, native, copy, 1 queue(s), rings of 16384, sorted; {NO_ZERO_COPY}"
+                "wide0: AF_XDP, native, copy, 1 queue(s), rings of 32768, sorted; {NO_ZERO_COPY}"
             ),
         ),
     ] {

@@ -99,11 +99,11 @@ pub struct XdpOptions<'a> {
 }
 
 impl XdpOptions<'_> {
-    /// Rings of 16,384 entries for one receive queue, shorter ones for several: together they hold 65,536
+    /// Rings of 32,768 entries for one receive queue, shorter ones for several: together they hold 65,536
     /// frames at most. Without prefilter, fast path and sorting.
     pub fn for_queues(queues: u32) -> Self {
-        let share = 32_768 / queues.clamp(1, MAX_QUEUES);
-        let entries = (1 << share.ilog2()).min(16_384);
+        let share = 65_536 / queues.clamp(1, MAX_QUEUES);
+        let entries = (1 << share.ilog2()).min(32_768);
         Self {
             entries,
             zero_copy: true,
@@ -114,10 +114,10 @@ impl XdpOptions<'_> {
         }
     }
 
-    /// Frames that `queues` receive queues use: what the kernel may hold in both rings of each. Further sockets of a
+    /// Frames that `queues` receive queues use: as many as a ring has entries, for a frame is free or received. Further sockets of a
     /// queue take theirs from the same ring, so they need no more.
     pub const fn frames(self, queues: u32) -> u32 {
-        2 * self.entries * queues
+        self.entries * queues
     }
 }
 
