@@ -255,6 +255,7 @@ fn station(tuns: u32) -> Result<(), LabError> {
         tuns: (0..tuns).map(|n| format!("tun{n}")).collect(),
         v4: Some(address::STATION_V4),
         v6: Some(address::STATION_V6),
+        taps: vec![address::TAP_INTERFACE.to_owned()],
     };
     Node::Station.run(|| {
         let records = Records::default();

@@ -140,7 +140,7 @@ fn c07_numbers_that_collide() {
     patient.ask("C07").finds("C07", "error", &["CJ_DNAT_TUN=tun1", "set CJ_DNAT_TUN=tun2"]);
     patient.conf("");
     let route =
-        host::Route { tuns: vec!["tun2".to_owned(), "tun3".to_owned()], v4: None, v6: None };
+        host::Route { tuns: vec!["tun2".to_owned(), "tun3".to_owned()], ..host::Route::default() };
     let record = host::Record { offset: 2, route, ..host::Record::default() };
     host::Records::at(patient.path("/run/conjure-setup")).save(&record).unwrap();
     patient.ask("C07").finds("C07", "error", &["tun2 also belong to the station with OFFSET=2"]);

@@ -216,7 +216,7 @@ COMMIT
         let routes = [Route {
             tuns: vec!["tun0".to_owned(), "tun1".to_owned()],
             v4: Some([192, 0, 2, 1].into()),
-            v6: None,
+            ..Route::default()
         }];
         let step = make(TOOLS, &chains, &routes).unwrap().to_string();
         assert_eq!(step.matches("-D PREROUTING -j CJ_PREROUTING\n").count(), 2, "{step}");

@@ -54,7 +54,7 @@ impl Change {
         };
         change.tuns(root, plan, &old)?;
         change.reverse_path(root);
-        change.taps(root, &plan.taps);
+        change.taps(root, &plan.route.taps);
         let routes: Vec<Route> =
             others.iter().map(|record| record.route.clone()).chain([plan.route.clone()]).collect();
         change.filter(root, plan, &routes, &old)?;

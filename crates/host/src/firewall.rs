@@ -21,6 +21,9 @@ pub struct Route {
     pub v4: Option<Ipv4Addr>,
     /// The application's IPv6 address, if phantoms have that family.
     pub v6: Option<Ipv6Addr>,
+    /// Interfaces by which the host itself receives packets of sessions (`CJ_FAST_PATH`).
+    #[serde(default)]
+    pub taps: Vec<String>,
 }
 
 fn set<'a>(names: impl Iterator<Item = &'a String>) -> String {
@@ -34,10 +37,20 @@ fn set<'a>(names: impl Iterator<Item = &'a String>) -> String {
 ///
 /// A reply leaves with the phantom's address, because its connection is known as translated. What comes
 /// from the application's port and is not translated would show the station's own address: it is dropped.
-/// The application's port is open to connections that began at a tun device, also when their packets come by the tap
-/// (`CJ_FAST_PATH`).
+/// The application's port is open to connections that began at a tun device, also when their packets come by a tap
+/// (`CJ_FAST_PATH`); what comes by that tap and is not translated is not forwarded, whatever else this host forwards.
 pub fn nft_ruleset(routes: &[Route]) -> String {
     let all = set(routes.iter().flat_map(|route| &route.tuns));
+    let mut forward = String::new();
+    if routes.iter().any(|route| !route.taps.is_empty()) {
+        let taps = set(routes.iter().flat_map(|route| &route.taps));
+        forward = format!(
+            "    chain forward {{\n\
+             \x20       type filter hook forward priority filter; policy accept;\n\
+             \x20       iifname {taps} counter drop\n\
+             \x20   }}\n"
+        );
+    }
     let mut dnat = String::new();
     for route in routes {
         let tuns = set(route.tuns.iter());
@@ -69,6 +82,7 @@ pub fn nft_ruleset(routes: &[Route]) -> String {
         \x20       meta l4proto {{ tcp, udp }} th dport {APPLICATION_PORT} ct status dnat accept\n\
         \x20       iifname != \"lo\" meta l4proto {{ tcp, udp }} th dport {APPLICATION_PORT} counter drop\n\
         \x20   }}\n\
+         {forward}\
         \x20   chain postrouting {{\n\
         \x20       type filter hook postrouting priority 300; policy accept;\n\
         \x20       oifname != \"lo\" meta l4proto {{ tcp, udp }} th sport {APPLICATION_PORT} \
@@ -101,8 +115,10 @@ mod tests {
     #[test]
     fn one_table_serves_every_station_of_the_host() {
         let tuns = |range: std::ops::Range<u32>| range.map(|n| format!("tun{n}")).collect();
-        let first = Route { tuns: tuns(0..2), v4: Some(Ipv4Addr::new(192, 0, 2, 1)), v6: None };
-        let second = Route { tuns: tuns(4..5), v4: None, v6: Some("2001:db8::1".parse().unwrap()) };
+        let v4 = Some(Ipv4Addr::new(192, 0, 2, 1));
+        let first = Route { tuns: tuns(0..2), v4, ..Route::default() };
+        let v6 = Some("2001:db8::1".parse().unwrap());
+        let second = Route { tuns: tuns(4..5), v6, ..Route::default() };
         let text = nft_ruleset(&[first, second]);
         assert!(
             text.starts_with(
@@ -121,5 +137,9 @@ mod tests {
         assert!(text.contains("iifname { \"tun4\" } meta nfproto ipv6"));
         assert!(text.contains("dnat ip6 to [2001:db8::1]:41245\n"));
         assert!(text.contains("iifname { \"tun0\", \"tun1\", \"tun4\" } accept\n"));
+        assert!(!text.contains("chain forward"));
+        let tap = Route { taps: vec!["eth1".to_owned()], ..Route::default() };
+        let rule = "hook forward priority filter; policy accept;\n        iifname { \"eth1\" } counter drop\n";
+        assert!(nft_ruleset(&[tap]).contains(rule));
     }
 }

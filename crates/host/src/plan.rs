@@ -49,8 +49,6 @@ pub struct Plan {
     pub rules: Rules,
     /// Folder of the daemons' sockets, when it is to be made.
     pub sockets: Option<PathBuf>,
-    /// Interfaces by which the host itself receives packets of sessions.
-    pub taps: Vec<String>,
     /// What PF_RING needs, when it is the capture back end.
     pub pf_ring: Option<PfRing>,
     /// What an operator should know of how this was computed.
@@ -92,7 +90,6 @@ impl Plan {
             owner,
             rules: Rules::Nftables,
             sockets: None,
-            taps: Vec::new(),
             pf_ring: None,
             remarks: Vec::new(),
         }
@@ -145,11 +142,11 @@ impl Plan {
             _ => None,
         };
         let offset = u32::try_from(placement.tun_offset).unwrap_or(u32::MAX);
-        let route = Route { tuns, v4: only_v4(v4), v6: only_v6(v6) };
-        let sockets = station.ipc_dir.clone().unwrap_or_else(|| PathBuf::from(SOCKETS));
         let taps = if station.fast_path { &station.interfaces[..] } else { &[] };
         let taps = taps.iter().map(|name| interface(name).to_owned()).collect();
-        Ok(Self { offset, route, owner, rules, sockets: Some(sockets), taps, pf_ring, remarks })
+        let route = Route { tuns, v4: only_v4(v4), v6: only_v6(v6), taps };
+        let sockets = station.ipc_dir.clone().unwrap_or_else(|| PathBuf::from(SOCKETS));
+        Ok(Self { offset, route, owner, rules, sockets: Some(sockets), pf_ring, remarks })
     }
 }
 
