@@ -369,6 +369,7 @@ impl Reader<'_> {
         })
     }
 }
+
 /// The setting by which tunnels are read, if one does.
 fn tunnels(hash_mode: Mode, decap: bool, gre_offset: usize) -> Option<String> {
     match (decap, gre_offset, hash_mode.reads_tunnels()) {

@@ -33,7 +33,7 @@ pub use firewall::{APPLICATION_PORT, Route, TABLE, nft_listing, nft_ruleset};
 pub use hugepages::{
     HugePages, PAGE_KIB, Pool, buffers_memory, mount_points, needed as pages_needed, node_of, pools,
 };
-pub use plan::{PfRing, Plan, PlanError, Rules};
+pub use plan::{PfRing, Plan, PlanError, Rules, taps};
 pub use privilege::{Capability, has_capability};
 pub use record::{Record, RecordError, Records};
 pub use root::Root;

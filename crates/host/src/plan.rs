@@ -142,18 +142,27 @@ impl Plan {
             _ => None,
         };
         let offset = u32::try_from(placement.tun_offset).unwrap_or(u32::MAX);
-        let taps = if station.fast_path { &station.interfaces[..] } else { &[] };
-        let taps = taps.iter().map(|name| interface(name).to_owned()).collect();
+        let taps = if station.fast_path { taps(station) } else { Vec::new() };
         let route = Route { tuns, v4: only_v4(v4), v6: only_v6(v6), taps };
         let sockets = station.ipc_dir.clone().unwrap_or_else(|| PathBuf::from(SOCKETS));
         Ok(Self { offset, route, owner, rules, sockets: Some(sockets), pf_ring, remarks })
     }
 }
 
-/// The interface of a source, without back end and receive queue.
-fn interface(source: &str) -> &str {
-    let name = source.split_once(':').map_or(source, |(_, name)| name);
-    name.split_once('@').map_or(name, |(name, _)| name)
+/// Interfaces that AF_XDP may read, without which no packets pass in the kernel; a receive queue is left out.
+pub fn taps(station: &Station) -> Vec<String> {
+    if !matches!(station.backend, IngestBackend::Auto | IngestBackend::Xdp) {
+        return Vec::new();
+    }
+    let of_source = |source: &String| {
+        let name = match source.split_once(':') {
+            Some(("xdp", name)) => name,
+            Some(_) => return None,
+            None => source,
+        };
+        Some(name.split_once('@').map_or(name, |(name, _)| name).to_owned())
+    };
+    station.interfaces.iter().filter_map(of_source).collect()
 }
 
 /// Loopback never receives what came in by another interface (`spec/operations.md` 7.4).

@@ -24,13 +24,11 @@ pub(crate) fn check(probe: &Probe) -> Checked {
         );
     }
     let mut taps = Vec::new();
-    for source in &station.interfaces {
-        let name = source.split_once(':').map_or(source.as_str(), |(_, name)| name);
-        let name = name.split_once('@').map_or(name, |(name, _)| name);
+    for name in host::taps(station) {
         probe.needs(Capability::NetRaw, "open a packet socket")?;
-        match capture::against_fast_path(name) {
+        match capture::against_fast_path(&name) {
             Ok(None) => taps.push(name),
-            Ok(Some(why)) => findings.push(against(name, &why)),
+            Ok(Some(why)) => findings.push(against(&name, &why)),
             // N01 says what is wrong with it.
             Err(error) => return Err(Outcome::Skipped(error.to_string())),
         }

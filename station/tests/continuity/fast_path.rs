@@ -16,11 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The station as it looks from the client's node.
 pub(crate) fn inside(dir: PathBuf) {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(run(&dir));
-    // Nothing of the clients has to be finished.
-    runtime.shutdown_background();
+    load::on_two_threads(run(&dir));
 }
 
 async fn run(dir: &Path) {

@@ -19,6 +19,15 @@ const PORT: u16 = 9999;
 /// Longest time without an echo in a tunnel that lives.
 const SILENCE: Duration = Duration::from_secs(10);
 
+/// Does the work of a client's node.
+pub(crate) fn on_two_threads(work: impl Future<Output = ()>) {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(work);
+    // Nothing of the clients has to be finished.
+    runtime.shutdown_background();
+}
+
 /// The covert: sends back what it gets.
 pub(crate) fn echo() {
     let listener = Node::Decoy.run(|| TcpListener::bind(("0.0.0.0", PORT))).unwrap();

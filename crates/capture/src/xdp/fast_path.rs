@@ -347,10 +347,12 @@ mod tests {
             table.remove(slot, OWNER);
         }
         // Seen all the time, it ends after 30 s all the same.
-        let slot = entered_ago(31);
-        for _ in 0..2 {
-            assert_eq!(verdict(&program, &frame), REDIRECT);
-        }
+        let slot = entered_ago(0);
+        // Renewed as of then, which leaves the later time at which it was seen.
+        assert_eq!(table.enter(&flow, OWNER, now() - 31 * SECOND), Entered::Renewed(slot));
+        let (seen, until) = table.times(slot, OWNER).unwrap();
+        assert!(seen >= before && until < now(), "seen a moment ago, and over");
+        assert_eq!(verdict(&program, &frame), REDIRECT);
         assert_eq!(table.enter(&flow, OWNER, now()), Entered::Renewed(slot));
         assert_eq!(verdict(&program, &frame), PASSES);
         assert_eq!(tally.sum(Tallied::Passed), 2);

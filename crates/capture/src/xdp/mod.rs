@@ -12,6 +12,7 @@ mod bare;
 mod binding;
 mod bpf;
 mod choice;
+mod ethernet;
 mod fast_path;
 mod generator;
 mod heir;
@@ -114,8 +115,8 @@ impl XdpOptions<'_> {
         }
     }
 
-    /// Frames that `queues` receive queues use: as many as a ring has entries, for a frame is free or received. Further sockets of a
-    /// queue take theirs from the same ring, so they need no more.
+    /// Frames that `queues` receive queues use: as many as a ring has entries, for a frame is free or received.
+    /// Further sockets of a queue take theirs from the same ring, so they need no more.
     pub const fn frames(self, queues: u32) -> u32 {
         self.entries * queues
     }

@@ -10,6 +10,7 @@ use std::os::fd::AsRawFd;
 
 use super::assembly::{Assembly, Label, STACK, code, seen};
 use super::bpf::SocketMap;
+use super::ethernet::{self, END, PACKET, VALUE};
 use super::tally::{Tallied, Tally};
 use super::text::{self, DROP};
 
@@ -19,13 +20,8 @@ const OFFSET: u8 = 7;
 const NEXT: u8 = 8;
 /// Registers that are free between calls.
 const RESULT: u8 = 0;
-const PACKET: u8 = 2;
-const END: u8 = 3;
-const VALUE: u8 = 4;
 const OTHER: u8 = 5;
 
-pub(super) const TAGS: [u16; 3] = [0x8100, 0x88a8, 0x9100];
-pub(super) const MAX_TAGS: i16 = 4;
 const MAX_EXTENSIONS: usize = 8;
 
 const TCP: i32 = 6;
@@ -51,26 +47,9 @@ impl Prefilter<'_> {
     /// queue has no socket in `map`.
     pub(super) fn write(&self, program: &mut Assembly, map: &SocketMap, keep: Label) {
         let (drop, walk) = (program.label(), program.label());
-        program.load(code::LOAD_WORD, PACKET, CONTEXT, 0);
-        program.load(code::LOAD_WORD, END, CONTEXT, 4);
-        for tags in 0..=MAX_TAGS {
-            let network = 14 + 4 * tags;
-            let (v4, v6, tag) = (program.label(), program.label(), program.label());
-            program.reaches(PACKET, END, network, VALUE, keep);
-            program.load(code::LOAD_HALF, VALUE, PACKET, network - 2);
-            program.jump_if(code::JUMP_IF_EQUAL, VALUE, seen(0x0800), v4);
-            program.jump_if(code::JUMP_IF_EQUAL, VALUE, seen(0x86dd), v6);
-            for kind in TAGS {
-                let to = if tags < MAX_TAGS { tag } else { keep };
-                program.jump_if(code::JUMP_IF_EQUAL, VALUE, seen(kind), to);
-            }
-            program.jump(drop);
-            program.place(v4);
-            of_ipv4(program, network, keep, drop);
-            program.place(v6);
-            of_ipv6(program, network, keep, walk);
-            program.place(tag);
-        }
+        let v4 = |program: &mut Assembly, at| of_ipv4(program, at, keep, drop);
+        let v6 = |program: &mut Assembly, at| of_ipv6(program, at, keep, walk);
+        ethernet::write(program, keep, drop, v4, v6);
         program.place(walk);
         self.walk(program, keep, drop);
         program.place(drop);
@@ -174,6 +153,7 @@ fn of_ipv6(program: &mut Assembly, at: i16, keep: Label, walk: Label) {
 pub(super) mod tests {
     use super::*;
     use crate::xdp::bpf::{self, Program};
+    use crate::xdp::ethernet::TAGS;
     use crate::xdp::socket::Socket;
     use proptest::prelude::*;
     use proptest::sample::select;

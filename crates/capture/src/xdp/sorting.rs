@@ -8,9 +8,9 @@
 
 use packet::hash::SymmetricHash;
 
-use super::assembly::{Assembly, Label, code, seen};
+use super::assembly::{Assembly, Label, code};
 use super::bpf::SocketMap;
-use super::prefilter::{CONTEXT, MAX_TAGS, TAGS};
+use super::ethernet::{self, END, PACKET, VALUE};
 use super::text;
 use super::{MAX_QUEUES, Refusal};
 
@@ -21,9 +21,6 @@ pub(super) const SORTED: &str = "sorted";
 pub(super) const BEHIND_THE_DRIVER: &str = "only in the driver";
 
 /// Registers that a packet is read with.
-const PACKET: u8 = 2;
-const END: u8 = 3;
-const VALUE: u8 = 4;
 /// Both addresses: one register each of IPv4, two of IPv6.
 const SOURCE: [u8; 2] = [0, 1];
 const DESTINATION: [u8; 2] = [4, 5];
@@ -92,26 +89,9 @@ impl Stage {
         let (of_pair, of_wide_pair) = (program.label(), program.label());
         let (chosen, looked_at) = (program.label(), program.label());
         program.value(code::MOVE, STEP, 0);
-        program.load(code::LOAD_WORD, PACKET, CONTEXT, 0);
-        program.load(code::LOAD_WORD, END, CONTEXT, 4);
-        for tags in 0..=MAX_TAGS {
-            let network = 14 + 4 * tags;
-            let (v4, v6, tag) = (program.label(), program.label(), program.label());
-            program.reaches(PACKET, END, network, VALUE, looked_at);
-            program.load(code::LOAD_HALF, VALUE, PACKET, network - 2);
-            program.jump_if(code::JUMP_IF_EQUAL, VALUE, seen(0x0800), v4);
-            program.jump_if(code::JUMP_IF_EQUAL, VALUE, seen(0x86dd), v6);
-            for kind in TAGS {
-                let to = if tags < MAX_TAGS { tag } else { looked_at };
-                program.jump_if(code::JUMP_IF_EQUAL, VALUE, seen(kind), to);
-            }
-            program.jump(looked_at);
-            program.place(v4);
-            read_ipv4(program, network, looked_at, of_pair);
-            program.place(v6);
-            read_ipv6(program, network, looked_at, of_wide_pair);
-            program.place(tag);
-        }
+        let of_ipv4 = |program: &mut Assembly, at| read_ipv4(program, at, looked_at, of_pair);
+        let of_ipv6 = |program: &mut Assembly, at| read_ipv6(program, at, looked_at, of_wide_pair);
+        ethernet::write(program, looked_at, looked_at, of_ipv4, of_ipv6);
         program.place(of_pair);
         self.hash_ipv4(program);
         program.jump(chosen);
@@ -217,6 +197,8 @@ fn read_ipv6(program: &mut Assembly, at: i16, looked_at: Label, to: Label) {
 mod tests {
     use super::*;
     use crate::xdp::bpf::{self, Program};
+    use crate::xdp::ethernet::TAGS;
+    use crate::xdp::prefilter::CONTEXT;
     use packet::distribution::{Mode, Spreader, Target, frame_hash};
     use packet::walk;
     use proptest::prelude::*;
