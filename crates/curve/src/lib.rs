@@ -6,9 +6,9 @@
 //! ladders.
 //!
 //! The ladder is written once, over two kinds of arithmetic: eight lanes for the 52-bit multiply-add of
-//! AVX-512 IFMA, and four lanes for the 32-bit product of AVX2. `unsafe` is only the choice of code that the
-//! processor has the instructions for; the same code runs over plain integers in the tests, where it checks
-//! that nothing overflows.
+//! AVX-512 IFMA, and four lanes for the 32-bit product of AVX2. The same code runs over plain integers in the
+//! tests, where it checks that nothing overflows; the products of the AVX2 ladder are assembly besides, with the same
+//! limbs as that code. `unsafe` is that assembly and the choice of code that the processor has the instructions for.
 
 mod lanes;
 

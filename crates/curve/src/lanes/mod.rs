@@ -65,12 +65,6 @@ fn canonical(limbs: [u64; 5]) -> Bytes {
     bytes
 }
 
-/// Makes the frame of a function begin with a page of the stack. How often a load waits for a store elsewhere depends on
-/// where in their pages both are; with numbers on a stack that begins anywhere, one ladder takes half as long again as
-/// another.
-#[repr(align(4096))]
-struct Page(#[expect(dead_code, reason = "its place is what matters")] [u8; 64]);
-
 /// The scalar as X25519 uses it, bit 254 first, one byte for each bit.
 fn bits(scalar: &Bytes) -> [u8; 255] {
     let mut clamped = *scalar;
@@ -83,12 +77,13 @@ fn bits(scalar: &Bytes) -> [u8; 255] {
 }
 
 /// X25519 and Elligator over the `Element`s of the module that uses this, and its functions `constant`, `load`,
-/// `store`, `settle`, `plus`, `minus`, `times`, `square`, `square_times`, `times_small`, `splat`, `vector`, `and` and `xor`.
+/// `store`, `settle`, `plus`, `minus`, `times`, `square`, `set_times`, `set_square`, `square_times`, `times_small`, `splat`,
+/// `vector`, `and` and `xor`.
 ///
 /// Sums and differences need not be settled before they are multiplied; sums of sums do.
 macro_rules! ladder {
     ($lanes:literal; $(#[$attribute:meta])*) => {
-        use crate::lanes::{A24, CURVE_A, Page, SHARING, bits};
+        use crate::lanes::{A24, CURVE_A, SHARING, bits};
         use crate::Bytes;
         use std::hint::black_box;
         use zeroize::Zeroize;
@@ -156,12 +151,11 @@ macro_rules! ladder {
         }
 
         /// The product of the scalar and the points with u-coordinates `x1`, as a fraction. Not inlined: the
-        /// ladder needs all registers.
+        /// ladder needs all registers. Few places, each used for one thing after another: a frame of less than a page,
+        /// in which no load waits for a store to the same place of another page.
         $(#[$attribute])*
         #[inline(never)]
         fn climb(scalar: &Bytes, x1: &Element) -> (Element, Element) {
-            let page = Page([0; 64]);
-            black_box(&page);
             let mut bits = bits(scalar);
             let (mut x2, mut z2) = (constant(1), constant(0));
             let (mut x3, mut z3) = (*x1, constant(1));
@@ -170,17 +164,27 @@ macro_rules! ladder {
                 // The same in every lane, and no branch: the scalar is secret.
                 let mask = splat(0u64.wrapping_sub(u64::from(swapped ^ bit)));
                 swapped = bit;
-                (x2, x3) = (select(mask, &x2, &x3), select(mask, &x3, &x2));
-                (z2, z3) = (select(mask, &z2, &z3), select(mask, &z3, &z2));
-                let (a, b) = (plus(&x2, &z2), minus(&x2, &z2));
-                let (c, d) = (plus(&x3, &z3), minus(&x3, &z3));
-                let (aa, bb) = (square(&a), square(&b));
-                let (da, cb) = (times(&d, &a), times(&c, &b));
-                let e = minus(&aa, &bb);
-                x3 = square(&plus(&da, &cb));
-                z3 = times(x1, &square(&minus(&da, &cb)));
-                x2 = times(&aa, &bb);
-                z2 = times(&e, &plus(&aa, &times_small(&e, A24)));
+                let mut a = plus(&x2, &z2);
+                let mut b = minus(&x2, &z2);
+                let mut c = plus(&x3, &z3);
+                let mut d = minus(&x3, &z3);
+                // A swap of the points would change only which of them is doubled: their sum is made of the same two
+                // products, and of the square of their difference.
+                x2 = select(mask, &a, &c);
+                z2 = select(mask, &b, &d);
+                set_times(&mut x3, &d, &a);
+                set_times(&mut z3, &c, &b);
+                a = plus(&x3, &z3);
+                b = minus(&x3, &z3);
+                set_square(&mut x3, &a);
+                set_square(&mut c, &b);
+                set_times(&mut z3, x1, &c);
+                set_square(&mut a, &x2);
+                set_square(&mut b, &z2);
+                c = minus(&a, &b);
+                d = plus(&a, &times_small(&c, A24));
+                set_times(&mut x2, &a, &b);
+                set_times(&mut z2, &c, &d);
             }
             // The last bit of a clamped scalar is 0, so that nothing is left to swap.
             bits.zeroize();
@@ -258,6 +262,26 @@ macro_rules! ladder {
     };
 }
 pub(crate) use ladder;
+
+/// `set_times` and `set_square` for arithmetic that makes values as well.
+macro_rules! in_place {
+    ($(#[$attribute:meta])*) => {
+        /// Sets `h` to the product.
+        $(#[$attribute])*
+        #[inline]
+        fn set_times(h: &mut Element, f: &Element, g: &Element) {
+            *h = times(f, g);
+        }
+
+        /// Sets `h` to the square.
+        $(#[$attribute])*
+        #[inline]
+        fn set_square(h: &mut Element, f: &Element) {
+            *h = square(f);
+        }
+    };
+}
+pub(crate) use in_place;
 
 #[cfg(test)]
 mod tests {

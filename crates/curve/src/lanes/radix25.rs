@@ -30,7 +30,7 @@ macro_rules! ten {
 /// The arithmetic, over the operations on vectors of the module that uses this.
 macro_rules! arithmetic {
     ($(#[$attribute:meta])*) => {
-        use super::{MASK_25, MASK_26, TWICE_PRIME};
+        use crate::lanes::radix25::{MASK_25, MASK_26, TWICE_PRIME};
         use crate::lanes::{canonical, limbs};
 
         crate::lanes::ladder!(4; $(#[$attribute])*);
@@ -225,6 +225,9 @@ macro_rules! arithmetic {
     };
 }
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx2;
+
 /// Over plain integers.
 pub(crate) mod plain {
     type Vector = [u64; 4];
@@ -292,94 +295,5 @@ pub(crate) mod plain {
     }
 
     arithmetic!();
-}
-
-/// Over the registers of AVX2.
-#[cfg(target_arch = "x86_64")]
-pub(crate) mod avx2 {
-    use std::arch::x86_64::{
-        __m256i, _mm256_add_epi64, _mm256_and_si256, _mm256_mul_epu32, _mm256_set1_epi64x,
-        _mm256_slli_epi64, _mm256_srli_epi64, _mm256_sub_epi64, _mm256_xor_si256,
-    };
-
-    type Vector = __m256i;
-
-    #[target_feature(enable = "avx2")]
-    #[inline]
-    fn splat(value: u64) -> Vector {
-        _mm256_set1_epi64x(value.cast_signed())
-    }
-
-    #[target_feature(enable = "avx2")]
-    #[inline]
-    fn vector(lanes: [u64; LANES]) -> Vector {
-        // SAFETY: both are 32 bytes without invalid values.
-        unsafe { std::mem::transmute(lanes) }
-    }
-
-    #[target_feature(enable = "avx2")]
-    #[inline]
-    fn array(v: Vector) -> [u64; LANES] {
-        // SAFETY: both are 32 bytes without invalid values.
-        unsafe { std::mem::transmute(v) }
-    }
-
-    #[target_feature(enable = "avx2")]
-    #[inline]
-    fn add(a: Vector, b: Vector) -> Vector {
-        _mm256_add_epi64(a, b)
-    }
-
-    #[target_feature(enable = "avx2")]
-    #[inline]
-    fn sub(a: Vector, b: Vector) -> Vector {
-        _mm256_sub_epi64(a, b)
-    }
-
-    #[target_feature(enable = "avx2")]
-    #[inline]
-    fn and(a: Vector, b: Vector) -> Vector {
-        _mm256_and_si256(a, b)
-    }
-
-    #[target_feature(enable = "avx2")]
-    #[inline]
-    fn xor(a: Vector, b: Vector) -> Vector {
-        _mm256_xor_si256(a, b)
-    }
-
-    /// What is above 26 bits.
-    #[target_feature(enable = "avx2")]
-    #[inline]
-    fn over_26(a: Vector) -> Vector {
-        _mm256_srli_epi64::<26>(a)
-    }
-
-    /// What is above 25 bits.
-    #[target_feature(enable = "avx2")]
-    #[inline]
-    fn over_25(a: Vector) -> Vector {
-        _mm256_srli_epi64::<25>(a)
-    }
-
-    #[target_feature(enable = "avx2")]
-    #[inline]
-    fn double(a: Vector) -> Vector {
-        _mm256_add_epi64(a, a)
-    }
-
-    #[target_feature(enable = "avx2")]
-    #[inline]
-    fn shift_left_4(a: Vector) -> Vector {
-        _mm256_slli_epi64::<4>(a)
-    }
-
-    /// The product of numbers below 2^32.
-    #[target_feature(enable = "avx2")]
-    #[inline]
-    fn wide(a: Vector, b: Vector) -> Vector {
-        _mm256_mul_epu32(a, b)
-    }
-
-    arithmetic!(#[target_feature(enable = "avx2")]);
+    crate::lanes::in_place!();
 }

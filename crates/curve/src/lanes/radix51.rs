@@ -14,6 +14,7 @@ macro_rules! arithmetic {
         use crate::lanes::{MASK, canonical, limbs};
 
         crate::lanes::ladder!(8; $(#[$attribute])*);
+        crate::lanes::in_place!($(#[$attribute])*);
 
         type Element = [Vector; 5];
 
