@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use crate::hash::{SymmetricHash, queue};
 use crate::tunnel::{self, Follow};
-use crate::walk::{Outer, Pair, be16, outer};
+use crate::walk::{Outer, Pair, be16, outer, outer_pair};
 
 /// How frames are spread over the queues of a set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,9 +109,9 @@ pub enum Target {
 /// Hash of a frame under `mode`: 0 when it has no IP addresses or the mode uses no hash.
 #[inline]
 pub fn frame_hash(mode: Mode, hash: &SymmetricHash, frame: &[u8]) -> u32 {
-    let inner = |follow| tunnel::inner(frame, follow).map_or(0, |o| pair_hash(hash, &o));
+    let inner = |follow| tunnel::inner(frame, follow).map_or(0, |o| pair_hash(hash, o.pair));
     match mode {
-        Mode::Ip => outer(frame).map_or(0, |o| pair_hash(hash, &o)),
+        Mode::Ip => outer_pair(frame).map_or(0, |pair| pair_hash(hash, pair)),
         Mode::FiveTuple => outer(frame).map_or(0, |o| flow_hash(hash, &o)),
         Mode::Auto => inner(Follow::ALL),
         Mode::Gtp => inner(Follow::GTP),
@@ -154,8 +154,8 @@ impl VlanMap {
 }
 
 #[inline]
-fn pair_hash(hash: &SymmetricHash, outer: &Outer) -> u32 {
-    match outer.pair {
+fn pair_hash(hash: &SymmetricHash, pair: Pair) -> u32 {
+    match pair {
         Pair::V4(a, b) => hash.v4(a, b),
         Pair::V6(a, b) => hash.v6(a, b),
     }
@@ -164,7 +164,7 @@ fn pair_hash(hash: &SymmetricHash, outer: &Outer) -> u32 {
 #[inline]
 fn flow_hash(hash: &SymmetricHash, outer: &Outer) -> u32 {
     let Some((p, q)) = outer.ports else {
-        return pair_hash(hash, outer);
+        return pair_hash(hash, outer.pair);
     };
     match outer.pair {
         Pair::V4(a, b) => hash.v4_flow((a, p), (b, q), outer.protocol),

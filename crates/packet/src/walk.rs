@@ -79,6 +79,18 @@ pub fn outer(frame: &[u8]) -> Option<Outer> {
     outer_at(frame, 0)
 }
 
+/// The addresses of the outermost IP header, for which nothing behind it is looked at: those that [`outer`] finds.
+#[inline]
+pub fn outer_pair(frame: &[u8]) -> Option<Pair> {
+    let (offset, ethertype) = network_offset(frame)?;
+    match ethertype {
+        ETHERTYPE_IPV4 => Some(pair_v4(&v4_at(frame, offset)?)),
+        ETHERTYPE_IPV6 => Some(pair_v6(&v6_at(frame, offset)?)),
+        other if is_mpls(other) => below_labels(frame, offset).map(|outer| outer.pair),
+        _ => None,
+    }
+}
+
 /// As [`outer`], for an Ethernet frame that begins at `start` of `frame`.
 #[inline]
 pub(crate) fn outer_at(frame: &[u8], start: usize) -> Option<Outer> {
@@ -117,31 +129,47 @@ fn below_labels(frame: &[u8], stack: usize) -> Option<Outer> {
     }
 }
 
+/// The IPv4 header at `offset`, unless it is none or cut off.
+#[inline]
+fn v4_at(frame: &[u8], offset: usize) -> Option<Ipv4<'_>> {
+    let ip = Ipv4::new(frame.get(offset..)?)?;
+    (ip.version() == 4 && ip.announced_header_len() >= 20).then_some(ip)
+}
+
+/// The IPv6 header at `offset`, unless it is none or cut off.
+#[inline]
+fn v6_at(frame: &[u8], offset: usize) -> Option<Ipv6<'_>> {
+    let ip = Ipv6::new(frame.get(offset..)?)?;
+    (ip.version() == 6).then_some(ip)
+}
+
+#[inline]
+fn pair_v4(ip: &Ipv4<'_>) -> Pair {
+    Pair::V4(ip.source(), ip.destination())
+}
+
+#[inline]
+fn pair_v6(ip: &Ipv6<'_>) -> Pair {
+    Pair::V6(ip.source(), ip.destination())
+}
+
 #[inline]
 fn outer_v4(frame: &[u8], offset: usize) -> Option<Outer> {
-    let packet = frame.get(offset..)?;
-    let ip = Ipv4::new(packet)?;
-    if ip.version() != 4 || ip.announced_header_len() < 20 {
-        return None;
-    }
-    let protocol = ip.protocol();
-    let pair = Pair::V4(ip.source(), ip.destination());
+    let ip = v4_at(frame, offset)?;
+    let (pair, protocol) = (pair_v4(&ip), ip.protocol());
     if ip.is_fragment() {
         return Some(Outer { offset, pair, protocol, ports: None, transport: None });
     }
     let header = ip.announced_header_len();
-    let ports = ports(protocol, packet, header);
+    let ports = ports(protocol, &frame[offset..], header);
     Some(Outer { offset, pair, protocol, ports, transport: Some(offset + header) })
 }
 
 #[inline]
 fn outer_v6(frame: &[u8], offset: usize) -> Option<Outer> {
-    let packet = frame.get(offset..)?;
-    let ip = Ipv6::new(packet)?;
-    if ip.version() != 6 {
-        return None;
-    }
-    let pair = Pair::V6(ip.source(), ip.destination());
+    let ip = v6_at(frame, offset)?;
+    let packet = &frame[offset..];
+    let pair = pair_v6(&ip);
     let (protocol, at) = v6_transport(ip.next_header(), packet);
     let ports = at.and_then(|at| ports(protocol, packet, at));
     Some(Outer { offset, pair, protocol, ports, transport: at.map(|at| offset + at) })

@@ -12,7 +12,7 @@ fn within(outer: &[u8], inner: &[u8]) -> bool {
 }
 
 fn read_everything(bytes: &[u8], offset: usize) {
-    let _ = walk::outer(bytes);
+    assert_eq!(walk::outer_pair(bytes), walk::outer(bytes).map(|outer| outer.pair));
     let _ = walk::vlan_ids(bytes).count();
     for follow in [Follow::ALL, Follow::GRE, Follow::GTP, Follow::ERSPAN] {
         let inner = tunnel::inner(bytes, follow);
