@@ -7,6 +7,7 @@
 //! the others one; frames that reached the interface and not the consumer are counted over all of them.
 
 use std::fs::File;
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -84,7 +85,9 @@ impl Drop for Watch {
         let numbers = questions.map(|what| self.host.ask(what));
         if let [Ok(lost), Ok(queue), Ok(frames), Ok(rate), Ok(other), Ok(of)] = numbers {
             let (name, rate) = (self.name, rate / 1e6);
-            println!(
+            // Nobody may be listening any more: beside another build the reader ends first.
+            let _ = writeln!(
+                std::io::stdout(),
                 "bench {name} lost={lost} of={frames} queue-full={queue} rate={rate:.2}Mpps \
                  baseline-lost={other} of={of}"
             );
