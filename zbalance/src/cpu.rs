@@ -23,15 +23,17 @@ pub(crate) fn allowed() -> String {
     list.map_or_else(|| "unknown".to_owned(), |list| list.trim().to_owned())
 }
 
-/// Binds a thread that does nothing else to each CPU, to know now whether it will be possible.
+/// Binds the calling thread to each CPU and lets it go again, to know now whether it will be possible. No thread of
+/// its own, which the sandbox might still find.
 pub(crate) fn check_cores(arguments: &Arguments, online: usize) -> Result<(), StartError> {
     for (index, name) in arguments.interfaces.iter().enumerate() {
         let Some(core) = arguments.core(index, online) else { continue };
-        let tried = std::thread::spawn(move || pin(Some(core))).join();
-        if let Err(cause) = tried.unwrap_or_else(|_| Err(io::ErrorKind::Other.into())) {
+        let before = rustix::thread::sched_getaffinity(None).map_err(io::Error::from)?;
+        pin(Some(core)).map_err(|cause| {
             let (source_name, allowed) = (name.clone(), allowed());
-            return Err(StartError::Cpu { source_name, core, allowed, cause });
-        }
+            StartError::Cpu { source_name, core, allowed, cause }
+        })?;
+        rustix::thread::sched_setaffinity(None, &before).map_err(io::Error::from)?;
     }
     Ok(())
 }
@@ -52,6 +54,16 @@ pub(crate) fn online() -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::Parser;
+
+    #[test]
+    fn a_check_leaves_the_thread_where_it_may_run() {
+        let before = rustix::thread::sched_getaffinity(None).unwrap();
+        let line = ["zbalance", "-i", "afp:tap0,afp:tap1", "-c", "1", "-n", "2", "-g", "0:0"];
+        let arguments = Arguments::parse_from(line);
+        check_cores(&arguments, online()).unwrap();
+        assert_eq!(rustix::thread::sched_getaffinity(None).unwrap(), before);
+    }
 
     #[test]
     fn a_cpu_that_is_not_there_is_refused() {

@@ -14,6 +14,7 @@ mod switch;
 mod user;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub use capabilities::Capability;
 pub use files::parent_of;
@@ -163,7 +164,7 @@ impl Sandbox {
     /// # Errors
     /// As [`Sandbox::enter`].
     pub fn enter_as(self, switch: Switch) -> Result<Entered, SandboxError> {
-        match threads() {
+        match remaining(threads) {
             0 | 1 => {}
             threads => return Err(SandboxError::Threads(threads)),
         }
@@ -233,4 +234,32 @@ pub struct Entered {
 /// Threads of this process; 0 when the kernel does not tell.
 fn threads() -> usize {
     std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count)
+}
+
+/// The number that `threads` comes to once those that are ending have ended: a thread that was joined is still
+/// counted until the kernel has removed it, which on a busy processor takes its time.
+fn remaining(mut threads: impl FnMut() -> usize) -> usize {
+    const TRIES: usize = 200;
+    const PAUSE: Duration = Duration::from_millis(5);
+    for _ in 0..TRIES {
+        if threads() <= 1 {
+            break;
+        }
+        std::thread::sleep(PAUSE);
+    }
+    threads()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_that_are_ending_are_waited_for() {
+        let mut counts = [3, 2, 2, 1].into_iter();
+        assert_eq!(remaining(|| counts.next().unwrap_or(1)), 1);
+        assert_eq!(remaining(|| 2), 2);
+        assert_eq!(remaining(|| 0), 0);
+        assert!(threads() >= 1);
+    }
 }
