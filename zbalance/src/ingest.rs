@@ -145,13 +145,15 @@ impl Ingest {
     ) -> std::io::Result<Burst> {
         let (producer, spread) = (&mut self.producer, &mut self.spread);
         let (mut first, mut filtered) = (true, 0);
-        let reads = spread.reads(producer);
+        let mut reads = spread.reads(producer);
         let burst = self.source.burst(max, timeout, reads, &mut |arrival| {
-            // A consumer that attached while this thread slept must get the first frame too.
+            // A consumer that attached while this thread slept must get the first frame too, and what it wants to
+            // know.
             if std::mem::take(&mut first) {
                 producer.flush();
+                reads = spread.reads(producer);
             }
-            filtered += u64::from(!spread.send(arrival, producer));
+            filtered += u64::from(!spread.send(arrival, producer, reads));
         });
         if filtered > 0 {
             counters.filtered.fetch_add(filtered, Ordering::Relaxed);
@@ -205,7 +207,8 @@ impl Ingest {
         let mut count = 0;
         let handed = self.source.hand_over(&mut |arrival| {
             count += 1;
-            spread.send(arrival, producer);
+            let reads = spread.reads(producer);
+            spread.send(arrival, producer, reads);
             // Consumers take their frames while this thread goes on.
             if count % BURST as u64 == 0 {
                 producer.flush();

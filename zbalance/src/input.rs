@@ -18,7 +18,9 @@ use crate::stages::Stages;
 /// An open source.
 #[derive(Debug)]
 pub enum Input {
-    /// Frames are copied out of it.
+    /// Frames are copied out of the ring of an interface.
+    Packet(Box<AfPacket>),
+    /// Frames are copied out of another source.
     Copied(Box<dyn Source>),
     /// Frames lie where consumers read them.
     InPlace(Box<Xdp>),
@@ -145,7 +147,7 @@ impl Plan {
 fn packet(interface: &str, reason: Option<&str>) -> Result<Input, OpenError> {
     let source = AfPacket::open(interface)?;
     say_packet(interface, reason);
-    Ok(Input::Copied(Box::new(source)))
+    Ok(Input::Packet(Box::new(source)))
 }
 
 /// Says that an interface is read through `AF_PACKET`, and why not through AF_XDP.
@@ -172,9 +174,12 @@ impl Input {
         max: usize,
         timeout: Duration,
         reads: bool,
-        each: &mut dyn FnMut(Arrival<'_>),
+        each: &mut impl FnMut(Arrival<'_>),
     ) -> io::Result<Burst> {
         match self {
+            Self::Packet(source) => {
+                source.read(max, timeout, &mut |frame| each(Arrival::Copied(&frame)))
+            }
             Self::Copied(source) => {
                 source.burst(max, timeout, &mut |frame| each(Arrival::Copied(&frame)))
             }
@@ -188,6 +193,7 @@ impl Input {
     /// Counters since the source was opened.
     pub fn statistics(&mut self) -> Statistics {
         match self {
+            Self::Packet(source) => source.statistics(),
             Self::Copied(source) => source.statistics(),
             Self::InPlace(xdp) => xdp.statistics(),
             Self::Absent(_) => Statistics::default(),
@@ -204,7 +210,7 @@ impl Input {
         match self {
             Self::Copied(source) => source.fast_path(),
             Self::InPlace(xdp) => xdp.fast_path(),
-            Self::Absent(_) => None,
+            Self::Packet(_) | Self::Absent(_) => None,
         }
     }
 
@@ -224,6 +230,10 @@ impl Input {
             *self = Self::Absent(Some(standby));
         }
         match self {
+            Self::Packet(source) => {
+                source.resume()?;
+                return Ok(false);
+            }
             Self::Copied(source) => match source.resume() {
                 Ok(()) => return Ok(false),
                 Err(error) if error.kind() == io::ErrorKind::Unsupported => {
@@ -233,7 +243,7 @@ impl Input {
             },
             Self::Absent(standby) => match standby.take().map(Standby::start) {
                 Some(Ok(source)) => {
-                    *self = Self::Copied(Box::new(source));
+                    *self = Self::Packet(Box::new(source));
                     let reason = "the interface was gone; a restart brings AF_XDP back";
                     say_packet(name, Some(reason));
                 }
@@ -251,6 +261,7 @@ impl Input {
     /// What has come by now is still handed out, then [`Input::burst`] says [`Burst::Ended`].
     pub fn cease(&mut self) {
         match self {
+            Self::Packet(source) => source.cease(),
             Self::Copied(source) => source.cease(),
             Self::InPlace(xdp) => xdp.cease(),
             // Its bursts are errors, which end it as well.
@@ -262,6 +273,7 @@ impl Input {
     /// shared.
     pub fn hand_over(&mut self, each: &mut dyn FnMut(Arrival<'_>)) -> Option<Position> {
         match self {
+            Self::Packet(source) => source.hand_over(&mut |frame| each(Arrival::Copied(&frame))),
             Self::Copied(source) => source.hand_over(&mut |frame| each(Arrival::Copied(&frame))),
             Self::InPlace(xdp) => Some(xdp.hand_over()),
             Self::Absent(_) => Some(Position::Absent),
@@ -271,6 +283,7 @@ impl Input {
     /// What is open, for a successor.
     pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         match self {
+            Self::Packet(source) => source.descriptors(),
             Self::Copied(source) => source.descriptors(),
             Self::InPlace(xdp) => xdp.descriptors(),
             // Only after it was open.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Cache};
 use capture::{Reception, Sorting};
-use packet::distribution::{Mode, Spreader, Target, VlanMap, frame_hash};
-use packet::hash::SymmetricHash;
+use packet::distribution::{Mode, Spreader, Target, VlanMap, address_hash, frame_hash};
+use packet::hash::{SymmetricHash, queue};
 use packet::{ETHERTYPE_VLAN, tunnel};
 use shm::{FrameFlags, Meta, Producer};
 
@@ -30,12 +30,14 @@ pub struct Distribution {
 }
 
 impl Distribution {
-    /// What the kernel may do of it with `sockets` sockets: where every frame goes to one queue of the only set,
-    /// by its outermost addresses, and as it came.
+    /// Every frame goes to one queue of the only set, by its outermost addresses, and as it came.
+    fn is_plain(&self) -> bool {
+        self.mode == Mode::Ip && self.sets.len() == 1 && self.map.is_none() && !self.decapsulate
+    }
+
+    /// What the kernel may do of it with `sockets` sockets, when it is plain.
     pub fn sorting(&self, sockets: u32) -> Option<Sorting> {
-        let [queues] = self.sets[..] else { return None };
-        let sorts = self.mode == Mode::Ip && self.map.is_none() && !self.decapsulate;
-        sorts.then_some(Sorting { hash: self.hash, queues, sockets })
+        self.is_plain().then(|| Sorting { hash: self.hash, queues: self.sets[0], sockets })
     }
 }
 
@@ -47,6 +49,8 @@ pub struct Spread {
     filters: Cache<Arc<ArcSwap<Filters>>, Arc<Filters>>,
     interface: u16,
     sets: Sets,
+    /// Queues of the only set, when nothing but the addresses of a frame and filters decide over it.
+    plain: Option<u32>,
     /// A frame that is not sent as it came.
     changed: Vec<u8>,
 }
@@ -66,7 +70,8 @@ impl Spread {
     pub fn new(distribution: Distribution, interface: u16) -> Self {
         let sets = Sets::new(distribution.mode, &distribution.sets);
         let filters = Cache::new(Arc::clone(&distribution.filters));
-        Self { distribution, filters, interface, sets, changed: Vec::new() }
+        let plain = distribution.is_plain().then(|| distribution.sets[0]);
+        Self { distribution, filters, interface, sets, plain, changed: Vec::new() }
     }
 
     /// The way of a frame of `len` bytes that begins with `head`; `None` when a filter keeps it from all its
@@ -87,34 +92,44 @@ impl Spread {
         (targets != 0 || wanted == 0).then_some(Way { hash, targets, retag })
     }
 
-    /// Frames have to be looked at even when their queue is known: a filter decides over them, or somebody looks on,
-    /// who wants to know their times.
+    /// Frames have to be looked at even when their queue is known: a filter decides over them, or somebody wants to
+    /// know their times.
     #[inline]
     pub fn reads(&mut self, producer: &Producer) -> bool {
-        producer.is_watched() || !self.filters.load().is_empty()
+        producer.describes() || !self.filters.load().is_empty()
     }
 
-    /// Sends a frame to its queues; false when the filters let none of them have it.
+    /// Sends a frame to its queues; false when the filters let none of them have it. `reads` is what [`Self::reads`]
+    /// says, which need not be asked for every frame of a burst.
     #[inline]
-    pub fn send(&mut self, arrival: Arrival<'_>, producer: &mut Producer) -> bool {
+    pub fn send(&mut self, arrival: Arrival<'_>, producer: &mut Producer, reads: bool) -> bool {
         match arrival {
             Arrival::Copied(frame) => {
-                // By reference here and below: moving it reads at once what was written in parts, which the
-                // processor does only after everything written before, frames that miss the cache too.
-                let way = &self.way(frame.data, frame.data.len());
-                let Some(way) = way else { return false };
-                let mut meta = self.meta(way, frame.timestamp);
+                let mut meta = Meta { interface: self.interface, ..Meta::default() };
                 if frame.truncated {
                     meta.flags |= FrameFlags::TRUNCATED;
                 }
                 if frame.checksum_incomplete {
                     meta.flags |= FrameFlags::CHECKSUM_INCOMPLETE;
                 }
+                // The usual case.
+                if let Some(queues) = self.plain
+                    && !reads
+                {
+                    let hash = address_hash(&self.distribution.hash, frame.data);
+                    producer.send(frame.data, &meta, 1 << queue(hash, queues));
+                    return true;
+                }
+                // By reference here and below: moving it reads at once what was written in parts, which the
+                // processor does only after everything written before, frames that miss the cache too.
+                let way = &self.way(frame.data, frame.data.len());
+                let Some(way) = way else { return false };
+                if producer.describes() {
+                    (meta.timestamp, meta.hash) = (Some(frame.timestamp), Some(way.hash));
+                }
                 self.copy(frame.data, way, &meta, producer);
             }
-            Arrival::InPlace(pieces, Reception { queue: Some(queue), .. })
-                if !self.reads(producer) =>
-            {
+            Arrival::InPlace(pieces, Reception { queue: Some(queue), .. }) if !reads => {
                 // Neither the frame nor what stands before it is touched: both would have to come from the processor
                 // that the kernel received on.
                 let meta = Meta { interface: self.interface, ..Meta::default() };

@@ -6,11 +6,11 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use capture::pcapng::{LINK_ETHERNET, PcapngWriter, Record};
 use capture::recording::Recording;
-use shm::{Consumer, ConsumerOptions};
+use shm::{Consumer, ConsumerOptions, Reads};
 
 const CLUSTER: u32 = 4098;
 
@@ -232,6 +232,44 @@ fn what_is_wrong_is_named_and_a_restart_is_waited_for() {
     bench.until(|state| state["mirrors"].as_array().unwrap().len() == 1);
     signal(&second.0, rustix::process::Signal::TERM);
     assert_eq!(second.0.wait().unwrap().code(), Some(0));
+}
+
+/// A detector asks for no times, and gets none; somebody who takes a queue to write it down gets those at which the
+/// packets were received, and so does who looks on.
+#[test]
+fn times_come_when_somebody_wants_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let frames: Vec<Vec<u8>> = (0..10).map(frame).collect();
+    record(&dir.path().join("in.pcapng"), &frames);
+    let _balancer = Bench::balancer(dir.path());
+    let folder = || dir.path().to_owned();
+    let mut detector = Consumer::detached(ConsumerOptions::new(folder(), CLUSTER, 0));
+    let mut times = |many: usize, wanted: bool| {
+        // Packets from before are of another mind.
+        let settled = Instant::now() + Duration::from_millis(300);
+        let (mut seen, deadline) = (0, Instant::now() + Duration::from_secs(20));
+        while seen < many {
+            assert!(Instant::now() < deadline, "{seen} packets with wanted={wanted}");
+            for packet in detector.receive(Duration::from_millis(2)).iter() {
+                if Instant::now() < settled {
+                    continue;
+                }
+                // The recording's, moved on for each time that it has been played.
+                let is_of_then = |time| time / 1_000_000_000_000 == 1_700_000;
+                assert_eq!(packet.timestamp().map(is_of_then), wanted.then_some(true));
+                assert_eq!(packet.hash().is_some(), wanted);
+                seen += 1;
+            }
+        }
+    };
+    times(100, false);
+    for reads in [Reads::Queue(1), Reads::MirrorOfQueue(1)] {
+        let options = ConsumerOptions::sleeping(folder(), CLUSTER, reads);
+        let writing = Consumer::connect(options).unwrap();
+        times(100, true);
+        drop(writing);
+        times(100, false);
+    }
 }
 
 /// A recording whose end is missing is played to there, and not again.

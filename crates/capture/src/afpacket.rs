@@ -281,7 +281,8 @@ impl AfPacket {
     }
 
     /// Hands out the frame at the present offset; false when the block makes no sense.
-    fn hand_out(&mut self, each: &mut dyn FnMut(Frame<'_>)) -> bool {
+    #[inline]
+    fn hand_out(&mut self, each: &mut impl FnMut(Frame<'_>)) -> bool {
         let size = mem::size_of::<libc::tpacket3_hdr>();
         let Some(bytes) = self.ring.bytes(self.block, self.offset, size) else { return false };
         // SAFETY: `bytes` is as long as the header, whose fields may have any value; the read does
@@ -313,6 +314,49 @@ impl AfPacket {
         each(Frame { data, timestamp, truncated, checksum_incomplete });
         self.offset += header.tp_next_offset as usize;
         true
+    }
+
+    /// [`Source::burst`] for whoever knows what the source is, without a call for each frame.
+    ///
+    /// # Errors
+    /// As there.
+    #[inline]
+    pub fn read(
+        &mut self,
+        max: usize,
+        timeout: Duration,
+        each: &mut impl FnMut(Frame<'_>),
+    ) -> io::Result<Burst> {
+        let mut count = 0;
+        if self.left == 0 && !self.take_block() {
+            if self.has_ended() {
+                return Ok(Burst::Ended);
+            }
+            self.wait(timeout)?;
+            if !self.take_block() {
+                return Ok(Burst::Frames(0));
+            }
+        }
+        while count < max {
+            if self.left == 0 {
+                // A block may be handed over empty.
+                self.return_block();
+                if !self.take_block() {
+                    return Ok(Burst::Frames(count));
+                }
+                continue;
+            }
+            self.left -= 1;
+            if self.hand_out(each) {
+                count += 1;
+            } else {
+                self.left = 0;
+            }
+        }
+        if self.left == 0 {
+            self.return_block();
+        }
+        Ok(Burst::Frames(count))
     }
 
     fn wait(&self, timeout: Duration) -> io::Result<()> {
@@ -395,36 +439,7 @@ impl Source for AfPacket {
         timeout: Duration,
         each: &mut dyn FnMut(Frame<'_>),
     ) -> io::Result<Burst> {
-        let mut count = 0;
-        if self.left == 0 && !self.take_block() {
-            if self.has_ended() {
-                return Ok(Burst::Ended);
-            }
-            self.wait(timeout)?;
-            if !self.take_block() {
-                return Ok(Burst::Frames(0));
-            }
-        }
-        while count < max {
-            if self.left == 0 {
-                // A block may be handed over empty.
-                self.return_block();
-                if !self.take_block() {
-                    return Ok(Burst::Frames(count));
-                }
-                continue;
-            }
-            self.left -= 1;
-            if self.hand_out(each) {
-                count += 1;
-            } else {
-                self.left = 0;
-            }
-        }
-        if self.left == 0 {
-            self.return_block();
-        }
-        Ok(Burst::Frames(count))
+        self.read(max, timeout, &mut |frame| each(frame))
     }
 
     /// Binds the socket to the interface of the same name, which may be another one by now. Making a
@@ -443,7 +458,7 @@ impl Source for AfPacket {
         if self.left > 0 {
             while self.left > 0 {
                 self.left -= 1;
-                if !self.hand_out(each) {
+                if !self.hand_out(&mut |frame| each(frame)) {
                     break;
                 }
             }

@@ -106,12 +106,18 @@ pub enum Target {
     Nobody,
 }
 
+/// Hash of a frame's outermost addresses: 0 when it has none. That of [`Mode::Ip`].
+#[inline]
+pub fn address_hash(hash: &SymmetricHash, frame: &[u8]) -> u32 {
+    outer_pair(frame).map_or(0, |pair| pair_hash(hash, pair))
+}
+
 /// Hash of a frame under `mode`: 0 when it has no IP addresses or the mode uses no hash.
 #[inline]
 pub fn frame_hash(mode: Mode, hash: &SymmetricHash, frame: &[u8]) -> u32 {
     let inner = |follow| tunnel::inner(frame, follow).map_or(0, |o| pair_hash(hash, o.pair));
     match mode {
-        Mode::Ip => outer_pair(frame).map_or(0, |pair| pair_hash(hash, pair)),
+        Mode::Ip => address_hash(hash, frame),
         Mode::FiveTuple => outer(frame).map_or(0, |o| flow_hash(hash, &o)),
         Mode::Auto => inner(Follow::ALL),
         Mode::Gtp => inner(Follow::GTP),

@@ -148,6 +148,9 @@ impl Descriptor {
 /// Feature of a queue region: frames come back in the order in which they were handed out, so that `rprod`
 /// alone says which, and return entries are neither written nor read.
 pub const RETURNS_IN_ORDER: u32 = 1;
+/// Feature of a queue region: its consumer wants to know time of reception and hash of every packet. Without it
+/// packets may come with neither.
+pub const DESCRIBED: u32 = 2;
 
 /// What the constant part of a queue region's header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,7 +173,7 @@ pub struct Header {
     pub head_room: u32,
     /// Link type as in pcap; 1 is Ethernet.
     pub link_type: u32,
-    /// What of the following holds: [`RETURNS_IN_ORDER`].
+    /// What of the following holds: [`RETURNS_IN_ORDER`], [`DESCRIBED`].
     pub features: u32,
 }
 

@@ -52,13 +52,14 @@ pub enum Reads {
 }
 
 impl Reads {
-    const fn hello(self) -> Hello {
-        match self {
+    const fn hello(self, described: bool) -> Hello {
+        let hello = match self {
             Self::Queue(queue) => Hello::new(Role::Consumer, ANY_SET, queue),
             Self::MirrorOfQueue(queue) => Hello::new(Role::Mirror, ANY_SET, queue),
             Self::MirrorOfSet(set) => Hello::new(Role::Mirror, set, ANY_QUEUE),
             Self::MirrorOfAll => Hello::new(Role::Mirror, ANY_SET, ANY_QUEUE),
-        }
+        };
+        Hello { described, ..hello }
     }
 }
 
@@ -73,17 +74,22 @@ pub struct ConsumerOptions {
     pub reads: Reads,
     /// Time to look for packets without sleeping; zero where the processor is shared.
     pub spin: Duration,
+    /// Time of reception and hash of every packet are wanted, which cost the balancer a cache line.
+    pub described: bool,
 }
 
 impl ConsumerOptions {
-    /// The queue with this global id, looked at for the default time of 20 microseconds.
+    /// The queue with this global id, looked at for the default time of 20 microseconds, for the bytes of its
+    /// packets alone.
     pub const fn new(dir: PathBuf, cluster: u32, queue: u16) -> Self {
-        Self { dir, cluster, reads: Reads::Queue(queue), spin: Duration::from_micros(20) }
+        let (reads, spin) = (Reads::Queue(queue), Duration::from_micros(20));
+        Self { dir, cluster, reads, spin, described: false }
     }
 
-    /// A reader that sleeps whenever nothing comes: the processor is the detector's.
+    /// A reader that sleeps whenever nothing comes, because the processor is the detector's, and wants to know
+    /// all of every packet.
     pub const fn sleeping(dir: PathBuf, cluster: u32, reads: Reads) -> Self {
-        Self { dir, cluster, reads, spin: Duration::ZERO }
+        Self { dir, cluster, reads, spin: Duration::ZERO, described: true }
     }
 }
 
@@ -343,7 +349,8 @@ enum Outcome {
 impl Attachment {
     fn open(options: &ConsumerOptions) -> Result<Self, AttachError> {
         let path = crate::socket_path(&options.dir, options.cluster);
-        let (socket, answer, fds) = connect_as(&path, options.reads.hello(), HANDSHAKE_LIMIT)?;
+        let (socket, answer, fds) =
+            connect_as(&path, options.reads.hello(options.described), HANDSHAKE_LIMIT)?;
         let Answer::Welcome { producers, slots, generation } = answer else {
             return Err(AttachError::NoMirrors);
         };

@@ -6,6 +6,14 @@ use std::ptr::NonNull;
 use crate::abi::{Descriptor, Header};
 use crate::map::{Map, is_fixed, memory_file, seal_read_only};
 
+/// Size in bytes of the cell that belongs to each frame and holds a short packet in its place. Cells lie close
+/// together: a burst of short packets touches few pages, each of whose addresses the processor has to look up.
+pub(crate) const CELL: u64 = 256;
+/// Bytes of a cell before the packet. It begins at a cache line of its own.
+pub(crate) const CELL_HEAD: u64 = 64;
+/// Longest packet that a cell holds.
+pub(crate) const CELL_ROOM: usize = (CELL - CELL_HEAD) as usize;
+
 /// The owner's writable view of the frames region.
 #[derive(Debug)]
 pub(crate) struct OwnedFrames {

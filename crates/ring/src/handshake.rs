@@ -15,6 +15,8 @@ pub(crate) const ANY_QUEUE: u16 = 0xffff;
 const PACKETS: u32 = 1;
 /// Flag of a HELLO: frames will come back in the order in which they were handed out.
 const IN_ORDER: u32 = 2;
+/// Flag of a HELLO: packets have to come with time of reception and hash.
+const DESCRIBED: u32 = 4;
 
 /// Who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,12 +42,15 @@ pub(crate) struct Hello {
     /// Frames come back in order, so that their number says which they are; an older balancer does not know
     /// this and wants them named.
     pub(crate) in_order: bool,
+    /// Time of reception and hash of every packet are wanted; those who look on get them anyway.
+    pub(crate) described: bool,
 }
 
 impl Hello {
-    /// The message of `role` for queue `queue` of `set`, which returns frames in order.
+    /// The message of `role` for queue `queue` of `set`, which returns frames in order and wants to know no more
+    /// of a packet than its bytes.
     pub(crate) const fn new(role: Role, set: u8, queue: u16) -> Self {
-        Self { abi: ABI, min_abi: ABI, role, set, queue, in_order: true }
+        Self { abi: ABI, min_abi: ABI, role, set, queue, in_order: true, described: false }
     }
 
     pub(crate) fn encode(&self) -> [u8; 16] {
@@ -62,7 +67,8 @@ impl Hello {
         out[10..12].copy_from_slice(&self.queue.to_le_bytes());
         let packets = if self.role == Role::Mirror { PACKETS } else { 0 };
         let in_order = if self.in_order { IN_ORDER } else { 0 };
-        out[12..].copy_from_slice(&(packets | in_order).to_le_bytes());
+        let described = if self.described { DESCRIBED } else { 0 };
+        out[12..].copy_from_slice(&(packets | in_order | described).to_le_bytes());
         out
     }
 
@@ -87,6 +93,7 @@ impl Hello {
             set: bytes[9],
             queue: u16_at(10),
             in_order: flags & IN_ORDER != 0,
+            described: flags & DESCRIBED != 0,
         })
     }
 }
@@ -212,10 +219,11 @@ mod tests {
             set: u8,
             queue: u16,
             in_order: bool,
+            described: bool,
             role in 0..4,
         ) {
             let role = [Role::Consumer, Role::Monitor, Role::Mirror, Role::FastPath][role as usize];
-            let hello = Hello { abi, min_abi, role, set, queue, in_order };
+            let hello = Hello { abi, min_abi, role, set, queue, in_order, described };
             prop_assert_eq!(Hello::decode(&hello.encode()), Some(hello));
         }
 

@@ -11,7 +11,7 @@ use crate::abi::{Descriptor, FrameFlags, MAX_FRAGMENTS, MAX_QUEUES, ring};
 use crate::chain;
 use crate::clock::coarse_now;
 use crate::cycle::{Cycle, Pool, SHARED};
-use crate::frames::OwnedFrames;
+use crate::frames::{CELL, CELL_HEAD, CELL_ROOM, OwnedFrames};
 use crate::lending::HEAD_ROOM_USED;
 use crate::queue::{QueueMap, Ring, claim};
 use crate::status::{QueueCounters, bump};
@@ -22,8 +22,8 @@ const HEARTBEAT_EVERY: u32 = 64;
 /// consumer is writing, so it should fetch many frames at once; few enough that the same frames stay
 /// in the cache.
 const DRAIN_EVERY: u64 = 512;
-/// Descriptors whose cache lines are claimed at every publication, and how far ahead: the stores of
-/// the next bursts then need not wait for the consumer's processor.
+/// Descriptors at least whose cache lines are claimed at every publication, and how far ahead: the stores of
+/// the next bursts then need not wait for the consumer's processor. After a longer burst, as many as it had.
 const CLAIM: u64 = 32;
 const CLAIM_AHEAD: u64 = 32;
 /// How many packets ahead the frame is asked for that a packet is copied into.
@@ -57,6 +57,12 @@ pub struct Meta {
 }
 
 impl Meta {
+    /// Something of it stands in the head room.
+    #[inline]
+    const fn is_written(&self) -> bool {
+        self.timestamp.is_some() || self.hash.is_some()
+    }
+
     #[inline]
     const fn descriptor_flags(&self) -> u16 {
         let mut flags =
@@ -179,6 +185,11 @@ impl Outlet {
 /// Where packets lie in a producer's frames.
 #[derive(Debug, Clone, Copy)]
 struct Geometry {
+    /// Offsets in the region of the first frame and of its cell.
+    first: u64,
+    cells: u64,
+    /// Shift that makes the number of a frame of its distance from the first.
+    number: u32,
     head_room: u64,
     /// Bytes of a frame after its head room.
     room: usize,
@@ -192,6 +203,9 @@ impl Geometry {
     fn new(share: Share) -> Self {
         let room = (share.frame_size - share.head_room) as usize;
         Self {
+            first: share.first_frame * u64::from(share.frame_size),
+            cells: share.cells,
+            number: share.frame_size.trailing_zeros(),
             head_room: u64::from(share.head_room),
             room,
             short: room.saturating_sub((COLOURS - 1) as usize * LINE as usize),
@@ -199,15 +213,18 @@ impl Geometry {
         }
     }
 
-    /// Address of the packet of `len` bytes in `frame`.
+    /// Address of the packet of `len` bytes in `frame`, or with `cells` in its cell, if that is long enough.
     ///
-    /// Short packets start at various cache lines: all frames have the same alignment, so that
+    /// Packets that leave room start at various cache lines: all frames have the same alignment, so that
     /// their first lines would compete for a few sets of every cache.
     ///
     /// # Panics
     /// When the packet does not fit.
     #[inline]
-    fn address(&self, frame: u64, len: usize) -> u64 {
+    fn address(&self, frame: u64, len: usize, cells: bool) -> u64 {
+        if cells && len <= CELL_ROOM {
+            return self.cells + ((frame - self.first) >> self.number) * CELL + CELL_HEAD;
+        }
         let start = frame + self.head_room;
         if len <= self.short {
             return start + (frame >> self.colour) % (COLOURS * LINE) / LINE * LINE;
@@ -224,19 +241,17 @@ fn too_long(len: usize) -> ! {
     panic!("packet of {len} bytes in one frame");
 }
 
-/// Writes a packet into a free frame.
+/// Writes a packet into the free frame at `address`.
 #[inline]
 fn fill_frame(
     frames: &OwnedFrames,
-    geometry: &Geometry,
-    frame: u64,
+    address: usize,
     len: usize,
     meta: &Meta,
     fill: impl FnOnce(&mut [u8]),
 ) -> Descriptor {
-    let address = geometry.address(frame, len) as usize;
-    // SAFETY: the frame was free: nobody refers to its bytes, and it becomes visible to a consumer
-    // only at the next flush.
+    // SAFETY: the frame was free: nobody refers to its bytes or those of its cell, and they become visible to a
+    // consumer only at the next flush.
     fill(unsafe { frames.slice(address, len) });
     describe(frames, address, len, meta)
 }
@@ -274,6 +289,10 @@ pub struct Producer {
     /// Entry q is the ring to queue q; those of mirrors follow.
     outlets: Box<[Option<Outlet>; MAX_QUEUES]>,
     attached: u64,
+    /// Those of them whose consumers name no frame that they return: packets may lie in cells.
+    in_order: u64,
+    /// Those whose readers want to know time and hash of packets.
+    described: u64,
     /// Queues whose packets a mirror sees, one bit each.
     watched: u64,
     /// The mirrors, each as its bit and the queues that it sees.
@@ -295,6 +314,8 @@ pub struct Producer {
 pub(crate) struct Share {
     pub(crate) index: u32,
     pub(crate) first_frame: u64,
+    /// Offset in the region of the cell of the first frame.
+    pub(crate) cells: u64,
     pub(crate) frames: u32,
     /// Frames of these that queues never need.
     pub(crate) spare: u32,
@@ -321,6 +342,8 @@ impl Producer {
             ),
             outlets: Box::new([const { None }; MAX_QUEUES]),
             attached: 0,
+            in_order: 0,
+            described: 0,
             watched: 0,
             mirrors: Vec::new(),
             dirty: 0,
@@ -340,10 +363,10 @@ impl Producer {
         if targets & self.watched == 0 { targets } else { self.with_mirrors(targets) }
     }
 
-    /// Somebody looks on at the packets of a queue through a mirror.
+    /// Somebody wants to know time and hash of packets: a consumer that says so, or who looks on through a mirror.
     #[inline]
-    pub const fn is_watched(&self) -> bool {
-        self.watched != 0
+    pub const fn describes(&self) -> bool {
+        self.described != 0
     }
 
     #[cold]
@@ -362,7 +385,7 @@ impl Producer {
     pub fn send(&mut self, packet: &[u8], meta: &Meta, targets: u64) -> SendOutcome {
         if packet.len() <= self.geometry.room {
             if targets.is_power_of_two() {
-                self.expect(targets.trailing_zeros() as usize);
+                self.expect(targets.trailing_zeros() as usize, packet.len(), meta);
             }
             self.send_with(packet.len(), meta, targets, |frame| frame.copy_from_slice(packet))
         } else {
@@ -370,14 +393,18 @@ impl Producer {
         }
     }
 
-    /// Asks the processor for the first lines of a frame that `queue` will get soon: writing into frames that
-    /// are not in the cache, one after the other, would fill the processor's queue of stores.
+    /// Asks the processor for the first lines of a frame that `queue` will get soon, when that packet is like this
+    /// one: writing into frames that are not in the cache, one after the other, would fill the processor's
+    /// queue of stores.
     #[inline]
-    fn expect(&self, queue: usize) {
+    fn expect(&self, queue: usize, len: usize, meta: &Meta) {
         let Some(outlet) = &self.outlets[queue] else { return };
         let frame = outlet.cycle.entry(outlet.prod + FRAMES_AHEAD) & !SHARED;
-        let packet = self.frames.base().wrapping_add(self.geometry.address(frame, 0) as usize);
-        claim(packet.wrapping_sub(HEAD_ROOM_USED));
+        let address = self.geometry.address(frame, len, self.in_order >> queue & 1 != 0);
+        let packet = self.frames.base().wrapping_add(address as usize);
+        if meta.is_written() {
+            claim(packet.wrapping_sub(HEAD_ROOM_USED));
+        }
         claim(packet);
     }
 
@@ -397,8 +424,9 @@ impl Producer {
             && let Some(outlet) = &mut self.outlets[targets.trailing_zeros() as usize]
             && outlet.prod < outlet.limit
         {
-            let frame = outlet.cycle.entry(outlet.prod);
-            outlet.put(fill_frame(&self.frames, &self.geometry, frame, len, meta, fill));
+            let cells = targets & self.in_order != 0;
+            let address = self.geometry.address(outlet.cycle.entry(outlet.prod), len, cells);
+            outlet.put(fill_frame(&self.frames, address as usize, len, meta, fill));
             self.dirty |= targets;
             return SendOutcome { delivered: 1, dropped: 0 };
         }
@@ -462,7 +490,8 @@ impl Producer {
             return;
         };
         let frame = outlet.cycle.entry(outlet.prod);
-        let mut descriptor = fill_frame(&self.frames, &self.geometry, frame, len, meta, fill);
+        let address = self.geometry.address(frame, len, takers & !self.in_order == 0);
+        let mut descriptor = fill_frame(&self.frames, address as usize, len, meta, fill);
         descriptor.flags |= more;
         if !takers.is_power_of_two() {
             self.pool.share(frame, takers);
@@ -500,8 +529,10 @@ impl Producer {
             let Some(outlet) = &mut self.outlets[queue] else {
                 continue;
             };
+            let begun = outlet.published;
             let packets = outlet.publish();
-            outlet.ring.claim_descriptors(outlet.prod + CLAIM_AHEAD, CLAIM);
+            let claimed = (outlet.prod - begun).max(CLAIM);
+            outlet.ring.claim_descriptors(outlet.prod + CLAIM_AHEAD, claimed);
             let counters = &self.counters[queue];
             counters.outstanding.store(outlet.outstanding(), Ordering::Relaxed);
             bump(&counters.enqueued, packets);
@@ -647,9 +678,12 @@ impl Producer {
     fn attach(&mut self, queue: usize, map: Arc<QueueMap>) {
         self.detach(queue);
         let ring = Ring::new(map, self.index);
+        let (in_order, described) = (ring.queue().returns_in_order(), ring.queue().is_described());
         if let Some(cycle) = Cycle::new(ring.slots(), &mut self.pool) {
             self.outlets[queue] = Some(Outlet::new(ring, cycle));
             self.attached |= 1 << queue;
+            self.in_order |= u64::from(in_order) << queue;
+            self.described |= u64::from(described) << queue;
             // The new ring has no sign of life yet, whatever the others have.
             self.beaten = 0;
         }
@@ -670,8 +704,10 @@ impl Producer {
             outlet.cycle.dissolve(outlet.rcons..outlet.prod, queue, &mut self.pool);
             self.counters[queue].outstanding.store(0, Ordering::Relaxed);
         }
-        self.attached &= !(1 << queue);
-        self.dirty &= !(1 << queue);
+        for queues in [&mut self.attached, &mut self.in_order, &mut self.described, &mut self.dirty]
+        {
+            *queues &= !(1 << queue);
+        }
         self.mirrors.retain(|(bit, _)| *bit != 1 << queue);
         self.watched = self.mirrors.iter().fold(0, |all, (_, watched)| all | watched);
     }

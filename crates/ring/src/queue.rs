@@ -60,6 +60,11 @@ impl QueueMap {
         self.header.features & abi::RETURNS_IN_ORDER != 0
     }
 
+    /// Its consumer wants to know time and hash of every packet.
+    pub(crate) const fn is_described(&self) -> bool {
+        self.header.features & abi::DESCRIBED != 0
+    }
+
     pub(crate) fn state(&self) -> &AtomicU32 {
         self.map.u32(header::STATE)
     }

@@ -22,7 +22,7 @@ use self::socket::{listen, take_lock, timespec, write_pid};
 use crate::abi::{self, Header, state};
 use crate::clock::coarse_now;
 use crate::error::ServerError;
-use crate::frames::OwnedFrames;
+use crate::frames::{CELL, OwnedFrames};
 use crate::producer::{Command, Producer, Share, bits};
 use crate::status::{MirrorStatus, QueueCounters, QueueStatus};
 
@@ -177,7 +177,8 @@ impl Server {
         }
         let rings = queues + options.mirrors();
         let per_thread = options.frames_per_producer();
-        let frames_len = per_thread * u64::from(options.producers) * u64::from(options.frame_size);
+        let frames_len = options.frames_len();
+        let first_cell = per_thread * u64::from(options.producers) * u64::from(options.frame_size);
         header_of(&options, instance, 0, frames_len).check()?;
         let path = crate::socket_path(&options.dir, options.cluster);
         let (lock, listener) = match claim {
@@ -204,6 +205,7 @@ impl Server {
             let share = Share {
                 index,
                 first_frame: u64::from(index) * per_thread,
+                cells: first_cell + u64::from(index) * per_thread * CELL,
                 frames: u32::try_from(per_thread).unwrap_or(u32::MAX),
                 spare: options.working_set,
                 frame_size: options.frame_size,

@@ -109,7 +109,8 @@ fn long_packets_are_chained() {
     let mut balancer = Balancer::new(&[1], |_| {});
     let mut consumer = balancer.attach(0);
     let room = balancer.producers[0].room();
-    let lengths = [0, 1, room - 1, room, room + 1, 3 * room, 9_014, 65_549];
+    // Packets of up to 192 bytes lie in cells.
+    let lengths = [0, 1, 191, 192, 193, room - 1, room, room + 1, 3 * room, 9_014, 65_549];
     for round in 0..20 {
         for (number, len) in lengths.into_iter().enumerate() {
             let sent = packet(number as u32 + round, len);
@@ -127,6 +128,31 @@ fn long_packets_are_chained() {
     consumer.release();
     balancer.producers[0].tick();
     assert_eq!(balancer.queue(0).outstanding, 0);
+}
+
+#[test]
+fn short_packets_lie_close_together() {
+    let mut balancer = Balancer::new(&[1], |_| {});
+    let mut consumer = balancer.attach(0);
+    let mut distances = |len: usize| {
+        for number in 0..32 {
+            let meta = Meta { timestamp: Some(7), hash: Some(number), ..Meta::default() };
+            balancer.producers[0].send(&packet(number, len), &meta, 1);
+        }
+        balancer.producers[0].flush();
+        let burst = consumer.receive(SHORT);
+        let packets: Vec<_> = burst.iter().collect();
+        for (number, frame) in (0..).zip(&packets) {
+            assert_eq!(frame.data, packet(number, len));
+            assert_eq!((frame.timestamp(), frame.hash()), (Some(7), Some(number)));
+        }
+        let address = |n: usize| packets[n].data.as_ptr().addr();
+        let distance = |n: usize| address(n).abs_diff(address(n - 1));
+        (1..packets.len()).map(distance).max().unwrap()
+    };
+    assert_eq!(distances(60), 256);
+    assert_eq!(distances(192), 256);
+    assert!(distances(193) >= 1024, "longer ones have frames of 2048 bytes");
 }
 
 #[test]

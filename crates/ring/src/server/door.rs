@@ -11,7 +11,7 @@ use rustix::net::SocketFlags;
 use super::holder::Holder;
 use super::socket::{receive, send};
 use super::{Event, Server, Slot, header_of};
-use crate::abi::{MAX_QUEUES, RETURNS_IN_ORDER};
+use crate::abi::{DESCRIBED, MAX_QUEUES, RETURNS_IN_ORDER};
 use crate::clock::coarse_now;
 use crate::handshake::{ABI, ANY_QUEUE, ANY_SET, Answer, Hello, MAX_MESSAGE, Refusal, Role};
 use crate::peer::Peer;
@@ -183,6 +183,9 @@ impl Server {
         let mut header = header_of(&self.options, self.instance, ring as u32, self.frames_len);
         if hello.in_order {
             header.features |= RETURNS_IN_ORDER;
+        }
+        if hello.described || hello.role == Role::Mirror {
+            header.features |= DESCRIBED;
         }
         let (fd, map) = QueueMap::create(header, self.slots[ring].generation + 1)
             .map_err(|e| Answer::refuse(Refusal::Busy, 0, format!("no memory for queue: {e}")))?;

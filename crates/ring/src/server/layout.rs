@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use crate::abi::MAX_QUEUES;
 use crate::error::ServerError;
-use crate::frames::OwnedFrames;
+use crate::frames::{CELL, OwnedFrames};
 use crate::lending::Memory;
 
 /// Mirrors that can be read at one time.
@@ -77,6 +77,13 @@ impl ServerOptions {
             + u64::from(self.working_set.max(64).next_multiple_of(2))
     }
 
+    /// Length of the frames region in bytes: the frames of every ingest thread, and behind them all their cells.
+    pub(super) fn frames_len(&self) -> u64 {
+        let frames = self.frames_per_producer() * u64::from(self.producers);
+        let cells = (frames * CELL).next_multiple_of(u64::from(self.frame_size));
+        frames * u64::from(self.frame_size) + cells
+    }
+
     pub(super) fn set_of(&self, queue: usize) -> u32 {
         let mut first = 0;
         for (set, len) in self.sets.iter().enumerate() {
@@ -104,8 +111,7 @@ impl Region {
     /// When there is not that much memory.
     pub fn new(options: &ServerOptions) -> Result<Self, ServerError> {
         let per_thread = options.frames_per_producer();
-        let bytes = per_thread * u64::from(options.producers) * u64::from(options.frame_size);
-        let len = usize::try_from(bytes).unwrap_or(usize::MAX);
+        let len = usize::try_from(options.frames_len()).unwrap_or(usize::MAX);
         let failed =
             |e: Errno| ServerError::Memory { what: "packet frames", len, source: e.into() };
         Ok(Self {
