@@ -25,9 +25,9 @@ pub use position::Position;
 pub use replay::{Pace, Rate, Replay, ReplayError};
 pub use standby::Standby;
 pub use xdp::{
-    AgainstFastPath, AgainstXdp, Attachment, BareXdp, FlowTable, Generator, Heir, Hook,
-    PassThrough, Reception, Refusal, Sorting, Staged, Trial, Xdp, XdpName, XdpOptions,
-    against_fast_path, against_xdp,
+    AgainstFastPath, AgainstXdp, Attachment, BareXdp, FlowTable, Generator, Heir, Hook, LiveFrames,
+    LiveFramesError, PassThrough, Passed, Reception, Refusal, Sorting, Staged, Trial, Xdp, XdpName,
+    XdpOptions, against_fast_path, against_xdp,
 };
 
 /// One captured Ethernet frame, VLAN tags in place.

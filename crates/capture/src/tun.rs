@@ -3,12 +3,15 @@
 //! A device is opened single-queue and without packet information, so what is written is a raw IP
 //! packet. On request the kernel also takes a header before each, with which segments of a flow go in
 //! as one ([`Batch`]); no offload has to be switched on for that direction. Which form a device has is
-//! up to whoever attached it last, whatever it was created with.
+//! up to whoever attached it last, whatever it was created with. Acknowledgements, which cannot go in as one, may
+//! go in together: [`LiveFrames`].
 
 mod batch;
 
 pub use batch::{Batch, Sent, VNET_LEN};
 
+use crate::afpacket::index_of;
+use crate::xdp::LiveFrames;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -24,6 +27,7 @@ const SIOCGIFFLAGS: Opcode = 0x8913;
 const SIOCSIFFLAGS: Opcode = 0x8914;
 
 const IFF_TUN: u16 = 0x0001;
+const IFF_TAP: u16 = 0x0002;
 const IFF_NO_PI: u16 = 0x1000;
 const IFF_VNET_HDR: u16 = 0x4000;
 const IFF_UP: u16 = 0x0001;
@@ -86,6 +90,8 @@ pub struct Tun {
     name: String,
     /// A header stands before each packet.
     headers: bool,
+    /// A way for acknowledgements together.
+    live: Option<LiveFrames>,
 }
 
 impl Tun {
@@ -95,7 +101,7 @@ impl Tun {
     /// # Errors
     /// [`TunError`] names the cause and the remedy.
     pub fn open(name: &str) -> Result<Self, TunError> {
-        Self::attach(name, 0)
+        Self::attach(name, IFF_TUN)
     }
 
     /// The same for a device that takes a [`Batch`], unless the kernel has none of that kind.
@@ -104,27 +110,48 @@ impl Tun {
     /// As [`open`](Self::open).
     pub fn open_for_batches(name: &str) -> Result<Self, TunError> {
         // What the kernel does not know is as invalid to it as a device with several queues.
-        match Self::attach(name, IFF_VNET_HDR) {
+        match Self::attach(name, IFF_TUN | IFF_VNET_HDR) {
             Err(TunError::MultiQueue(_)) => Self::open(name),
             opened => opened,
         }
     }
 
-    fn attach(name: &str, more: u16) -> Result<Self, TunError> {
+    fn attach(name: &str, kind: u16) -> Result<Self, TunError> {
+        let (tun, request) = (Self::make(name, kind)?, request(name)?);
+        let ready = tun.agree_on_headers().and_then(|()| tun.bring_up(request));
+        ready.map_err(|error| TunError::Device { name: name.to_owned(), source: error.into() })?;
+        Ok(tun)
+    }
+
+    fn make(name: &str, kind: u16) -> Result<Self, TunError> {
         let request = request(name)?;
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let device = rustix::fs::open("/dev/net/tun", flags, Mode::empty())
             .map_err(|error| TunError::Control(error.into()))?;
-        let attach = InterfaceRequest { flags: IFF_TUN | IFF_NO_PI | more, ..request };
+        let attach = InterfaceRequest { flags: IFF_NO_PI | kind, ..request };
         set::<TUNSETIFF>(device.as_fd(), attach).map_err(|error| match error {
             Errno::BUSY => TunError::Busy(name.to_owned()),
             Errno::PERM => TunError::Missing(name.to_owned()),
             Errno::INVAL => TunError::MultiQueue(name.to_owned()),
             other => TunError::Device { name: name.to_owned(), source: other.into() },
         })?;
-        let tun = Self { device, name: name.to_owned(), headers: more & IFF_VNET_HDR != 0 };
-        let ready = tun.agree_on_headers().and_then(|()| tun.bring_up(request));
-        ready.map_err(|error| TunError::Device { name: name.to_owned(), source: error.into() })?;
+        let headers = kind & IFF_VNET_HDR != 0;
+        Ok(Self { device, name: name.to_owned(), headers, live: None })
+    }
+
+    /// Makes a device that is not up, for an XDP program to be on, which the driver has support for where there are
+    /// hardware addresses. It goes with its descriptor. A `%d` in `template` becomes the first number that is free.
+    ///
+    /// # Errors
+    /// [`TunError`] names the cause and the remedy.
+    pub(crate) fn anchor(template: &str) -> Result<Self, TunError> {
+        let mut tun = Self::make(template, IFF_TAP)?;
+        let mut current = request(template)?;
+        update::<TUNGETIFF>(tun.device.as_fd(), &mut current).map_err(|error| {
+            TunError::Device { name: template.to_owned(), source: error.into() }
+        })?;
+        let name = current.name.split(|byte| *byte == 0).next().unwrap_or_default();
+        tun.name = String::from_utf8_lossy(name).into_owned();
         Ok(tun)
     }
 
@@ -138,7 +165,7 @@ impl Tun {
         let mut current = request(name)?;
         update::<TUNGETIFF>(device.as_fd(), &mut current).map_err(failed)?;
         let headers = current.flags & IFF_VNET_HDR != 0;
-        let tun = Self { device, name: name.to_owned(), headers };
+        let tun = Self { device, name: name.to_owned(), headers, live: None };
         tun.agree_on_headers().map_err(failed)?;
         Ok(tun)
     }
@@ -173,9 +200,36 @@ impl Tun {
         &self.name
     }
 
+    /// Index of the interface.
+    ///
+    /// # Errors
+    /// When there is none of its name.
+    pub fn index(&self) -> Result<u32, TunError> {
+        let index =
+            std::ffi::CString::new(self.name.as_str()).ok().and_then(|name| index_of(&name));
+        index.map(i32::unsigned_abs).ok_or_else(|| TunError::Device {
+            name: self.name.clone(),
+            source: Errno::NODEV.into(),
+        })
+    }
+
+    /// Sends acknowledgements of a batch by `live`, where they are many enough.
+    #[must_use]
+    pub fn with_live_frames(self, live: LiveFrames) -> Self {
+        Self { live: Some(live), ..self }
+    }
+
     /// Whether it takes a [`Batch`].
     pub const fn takes_batches(&self) -> bool {
         self.headers
+    }
+
+    /// A batch for this device.
+    pub fn batch(&self) -> Batch {
+        match self.live {
+            Some(_) => Batch::with_acknowledgements_apart(),
+            None => Batch::new(),
+        }
     }
 
     /// Writes one IP packet; the kernel takes it in as received on the interface.
@@ -195,13 +249,22 @@ impl Tun {
 
     /// Writes what a batch consists of.
     pub fn flush(&self, batch: &mut Batch) -> Sent {
-        batch.flush(|parts| {
+        let mut sent = Sent::default();
+        if let Some(live) = self.live.as_ref().filter(|live| live.is_usable())
+            && batch.acknowledgements() >= LiveFrames::FEWEST
+        {
+            sent = batch.pass(|packets| live.pass(packets));
+            // A failure that passes is no news: what was not taken is written.
+            sent.alone = sent.alone.filter(|_| !live.is_usable());
+        }
+        sent.add(batch.flush(|parts| {
             match parts {
                 [whole] => rustix::io::write(&self.device, whole)?,
                 parts => rustix::io::writev(&self.device, parts)?,
             };
             Ok(())
-        })
+        }));
+        sent
     }
 
     /// Reads one IP packet that the kernel sends out of the interface; never waits.

@@ -2,7 +2,8 @@
 
 mod flows;
 
-use capture::tun::Batch;
+use capture::Passed;
+use capture::tun::{Batch, VNET_LEN};
 use flows::{Flow, cut, ip_len};
 use proptest::prelude::*;
 
@@ -11,12 +12,27 @@ const PSH: u8 = 0x08;
 
 /// The writes of a batch into which `packets` are pushed, flushed whenever it is full.
 fn writes(packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
-    let (mut batch, mut writes) = (Batch::new(), Vec::new());
+    writes_of(Batch::new(), 0, packets)
+}
+
+/// The same of `batch`. Of the acknowledgements that it keeps apart as many as `taken` go first.
+fn writes_of(mut batch: Batch, taken: usize, packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let mut writes = Vec::new();
     let mut flush = |batch: &mut Batch| {
-        batch.flush(|parts| {
+        let mut sent = batch.pass(|acknowledgements| {
+            let first: Vec<Vec<u8>> = acknowledgements.take(taken).map(<[u8]>::to_vec).collect();
+            let taken = first.len();
+            writes.extend(first.into_iter().map(|packet| [&[0; VNET_LEN], &packet[..]].concat()));
+            Passed { taken, error: None }
+        });
+        let together = sent.together;
+        assert_eq!(sent.packets, together);
+        sent.add(batch.flush(|parts| {
             writes.push(parts.iter().flat_map(|part| part.iter().copied()).collect());
             Ok(())
-        })
+        }));
+        assert_eq!(sent.together, together);
+        sent
     };
     let mut sent = 0;
     for packet in packets {
@@ -206,14 +222,18 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(500))]
     #[test]
     fn cut_again_it_is_what_was_pushed(
-        turns in prop::collection::vec((0u16..4, turn()), 1..300)
+        turns in prop::collection::vec((0u16..4, turn()), 1..300),
+        apart in prop::option::of(0..128usize),
     ) {
         let mut flows: Vec<Flow> = (0..4).map(flow).collect();
         let pushed: Vec<Vec<u8>> = turns
             .iter()
             .map(|(flow, turn)| turn.packet(&mut flows[usize::from(*flow)]))
             .collect();
-        let writes = writes(&pushed);
+        let writes = match apart {
+            None => writes(&pushed),
+            Some(taken) => writes_of(Batch::with_acknowledgements_apart(), taken, &pushed),
+        };
         let came: Vec<Vec<u8>> = writes.iter().flat_map(|write| cut(write)).collect();
         prop_assert_eq!(came.len(), pushed.len());
         // In each flow in order, with whatever may belong to it.
@@ -256,6 +276,46 @@ fn a_run_ends_where_its_data_does() {
         lengths.iter().map(|(flags, len)| flow.segment(*flags, &vec![3; *len])).collect();
     let counts: Vec<usize> = writes(&packets).iter().map(|write| cut(write).len()).collect();
     assert_eq!(counts, [2, 2, 1, 1]);
+}
+
+/// What must not be overtaken keeps its place: an acknowledgement goes before other flows, and not before its own.
+#[test]
+fn acknowledgements_go_before_other_flows() {
+    let (mut batch, [mut one, mut other]) =
+        (Batch::with_acknowledgements_apart(), [flow(0), flow(1)]);
+    let of_one = [one.segment(ACK, &[1; 9]), one.segment(ACK, &[]), one.segment(ACK | 1, &[])];
+    let of_other =
+        [other.segment(ACK, &[]), other.segment(ACK | PSH, &[2]), other.segment(ACK, &[])];
+    of_one.iter().chain(&of_other).for_each(|packet| assert!(batch.push(packet)));
+    assert_eq!(batch.acknowledgements(), 1);
+    let mut came = Vec::new();
+    let sent = batch.pass(|packets| {
+        came.extend(packets.map(<[u8]>::to_vec));
+        Passed { taken: 1, error: None }
+    });
+    assert_eq!((sent.packets, sent.together, sent.bytes), (1, 1, of_other[0].len() as u64));
+    assert_eq!(came, [of_other[0].clone()]);
+    assert_eq!(batch.flush(|_| Ok(())).packets, 5);
+    // A fragment may belong to any flow.
+    let mut fragment = flow(2).segment(ACK, &[3; 64]);
+    fragment[6] = 0x20;
+    assert!(batch.push(&fragment) && batch.push(&flow(0).segment(ACK, &[])));
+    assert_eq!(batch.acknowledgements(), 0);
+    assert_eq!(batch.flush(|_| Ok(())).packets, 2);
+    // What is not taken is written.
+    (0..40).for_each(|number| assert!(batch.push(&flow(number).segment(ACK, &[]))));
+    assert_eq!(batch.acknowledgements(), 40);
+    let failed = || Some(std::io::ErrorKind::OutOfMemory.into());
+    let sent = batch.pass(|_| Passed { taken: 30, error: failed() });
+    assert!(sent.packets == 30 && sent.lost == 0 && sent.alone.is_some());
+    let mut written = Vec::new();
+    batch.flush(|parts| {
+        written.push(parts[0][VNET_LEN..].to_vec());
+        Ok(())
+    });
+    let cut: Vec<Vec<u8>> = (30..40).map(|number| flow(number).segment(ACK, &[])).collect();
+    assert!(written.iter().zip(&cut).all(|(came, sent)| came[..20] == sent[..20]));
+    assert_eq!((written.len(), batch.acknowledgements()), (10, 0));
 }
 
 #[test]

@@ -17,9 +17,9 @@ pub const CHECKSUM_OFFSET: usize = 16;
 /// What an IP packet is to its neighbours.
 #[derive(Debug, Clone, Copy)]
 pub enum Kind<'a> {
-    /// A segment that only acknowledges and carries data, or carries none, and whose checksums are
-    /// right.
-    Segment(Segment<'a>),
+    /// A segment that only acknowledges and carries data, or carries none. Whether it
+    /// [is intact](Segment::is_intact) is not known yet.
+    Segment(Segment<'a>, Flow),
     /// Another packet of a TCP flow; it must not change places with segments of the flow.
     Tcp(Flow),
     /// It belongs to no TCP flow.
@@ -77,7 +77,7 @@ impl<'a> Kind<'a> {
         let Some(ports) = captured.get(ip_len..ip_len + 4) else { return Self::Anywhere };
         let flow = Flow::of(&captured[addresses], ports);
         let segment = captured.get(..announced).and_then(|packet| Segment::new(packet, ip_len));
-        segment.map_or(Self::Tcp(flow), Self::Segment)
+        segment.map_or(Self::Tcp(flow), |segment| Self::Segment(segment, flow))
     }
 }
 
@@ -91,8 +91,7 @@ impl<'a> Segment<'a> {
             && header[12] & 0x0f == 0
             && header[13] & !PSH == ACK
             && (ip_len + 20..=packet.len()).contains(&header_len);
-        let segment = Self { packet, ip_len, header_len };
-        (plain && segment.is_intact()).then_some(segment)
+        plain.then_some(Self { packet, ip_len, header_len })
     }
 
     /// The same segment again, whose `packet` was one before.
@@ -104,7 +103,7 @@ impl<'a> Segment<'a> {
     }
 
     /// Whether both checksums are what a sender computes: another form of zero is not.
-    fn is_intact(&self) -> bool {
+    pub fn is_intact(&self) -> bool {
         let (ip, tcp) = self.packet.split_at(self.ip_len);
         if ip[0] >> 4 == 4
             && Sum::default().and(&ip[..10]).and(&ip[12..]).checksum() != [ip[10], ip[11]]
@@ -113,12 +112,6 @@ impl<'a> Segment<'a> {
         }
         let sum = pseudo_header(ip, tcp.len()).and(&tcp[..CHECKSUM_OFFSET]).and(&tcp[18..]);
         sum.checksum() == [tcp[CHECKSUM_OFFSET], tcp[CHECKSUM_OFFSET + 1]]
-    }
-
-    /// Mark of its flow.
-    pub fn flow(&self) -> Flow {
-        let addresses = if self.is_v4() { 12..20 } else { 8..40 };
-        Flow::of(&self.packet[addresses], &self.packet[self.ip_len..self.ip_len + 4])
     }
 
     /// Its length in bytes, from the IP header to the end of its data.

@@ -7,6 +7,7 @@
 //!
 //! Nothing waits here for more: whoever has pushed a burst flushes it.
 
+use crate::xdp::{LiveFrames, Passed};
 use packet::segment::{CHECKSUM_OFFSET, Flow, Kind, Run, Segment};
 use std::io::{self, IoSlice};
 
@@ -34,6 +35,10 @@ pub struct Sent {
     pub lost: u64,
     /// Why, of the last of those.
     pub error: Option<io::Error>,
+    /// Of the packets, acknowledgements that the kernel took in together.
+    pub together: u64,
+    /// Why it will not take any more of them so.
+    pub alone: Option<io::Error>,
 }
 
 impl Sent {
@@ -57,6 +62,8 @@ impl Sent {
         self.bytes += other.bytes;
         self.lost += other.lost;
         self.error = other.error.or(self.error.take());
+        self.together += other.together;
+        self.alone = other.alone.or(self.alone.take());
     }
 }
 
@@ -70,6 +77,10 @@ pub struct Batch {
     /// In the order of their first packets.
     writes: Vec<Write>,
     pieces: Vec<Piece>,
+    /// Acknowledgements that go before all other writes, when they are kept apart.
+    acknowledgements: Option<Vec<Write>>,
+    /// A packet came that may belong to any flow.
+    has_unclear: bool,
 }
 
 /// What one write will take.
@@ -78,6 +89,8 @@ struct Write {
     /// The first packet in the arena, without its header.
     start: usize,
     end: usize,
+    /// Its flow of TCP, if it belongs to one.
+    flow: Option<Flow>,
     /// When it is a segment with verified checksums: the run that starts with it.
     run: Option<Joined>,
     /// Captured bytes of all its packets.
@@ -87,7 +100,6 @@ struct Write {
 #[derive(Debug)]
 struct Joined {
     run: Run,
-    flow: Flow,
     ip_len: usize,
     header_len: usize,
     /// First and last of the further pieces.
@@ -116,7 +128,15 @@ impl Batch {
             used: 0,
             writes: Vec::with_capacity(PACKETS),
             pieces: Vec::with_capacity(PACKETS),
+            acknowledgements: None,
+            has_unclear: false,
         }
+    }
+
+    /// An empty batch that keeps acknowledgements apart, which may go together: those that come before any other
+    /// packet of their flow, so that they can go before all others.
+    pub fn with_acknowledgements_apart() -> Self {
+        Self { acknowledgements: Some(Vec::with_capacity(LiveFrames::MOST)), ..Self::new() }
     }
 
     /// Takes an IP packet, perhaps with bytes of its frame behind it; false when there is no room
@@ -125,7 +145,8 @@ impl Batch {
     pub fn push(&mut self, packet: &[u8]) -> bool {
         let start = self.used + VNET_LEN;
         let end = start + packet.len();
-        if end > self.arena.len() || self.writes.len() + self.pieces.len() == PACKETS {
+        let count = self.writes.len() + self.pieces.len() + self.acknowledgements();
+        if end > self.arena.len() || count == PACKETS {
             return false;
         }
         self.arena[start..end].copy_from_slice(packet);
@@ -134,22 +155,43 @@ impl Batch {
         true
     }
 
+    /// Whether it keeps acknowledgements apart.
+    pub const fn keeps_acknowledgements_apart(&self) -> bool {
+        self.acknowledgements.is_some()
+    }
+
+    /// Number of acknowledgements that are kept apart.
+    pub fn acknowledgements(&self) -> usize {
+        self.acknowledgements.as_ref().map_or(0, Vec::len)
+    }
+
     /// Finds the write for the packet at `start`.
     fn place(&mut self, start: usize, end: usize) {
         let bytes = (end - start) as u64;
-        let segment = match Kind::of(&self.arena[start..end]) {
-            Kind::Segment(segment) => segment,
+        let packet = &self.arena[start..end];
+        let (segment, flow) = match Kind::of(packet) {
+            Kind::Segment(segment, flow) if self.goes_apart(&segment, flow) => {
+                let end = start + segment.len();
+                let apart = self.acknowledgements.get_or_insert_default();
+                return apart.push(Write { start, end, flow: Some(flow), run: None, bytes });
+            }
+            Kind::Segment(segment, flow) if segment.is_intact() => (segment, flow),
             other => {
+                let flow = match other {
+                    Kind::Tcp(flow) | Kind::Segment(_, flow) => Some(flow),
+                    Kind::Elsewhere | Kind::Anywhere => None,
+                };
+                self.has_unclear |= matches!(other, Kind::Anywhere);
                 separate(&mut self.writes, &other);
-                self.writes.push(Write { start, end, run: None, bytes });
+                self.writes.push(Write { start, end, flow, run: None, bytes });
                 return;
             }
         };
-        let (end, flow) = (start + segment.len(), segment.flow());
+        let end = start + segment.len();
         // Only the last one of a flow can be open.
-        let same =
-            |write: &&mut Write| write.run.as_ref().is_some_and(|joined| joined.flow == flow);
-        if let Some(write) = self.writes.iter_mut().rev().find(same)
+        let same = |write: &&mut Write| write.flow == Some(flow);
+        let last = self.writes.iter_mut().rev().find(same);
+        if let Some(write) = last
             && let Some(joined) = &mut write.run
         {
             if !joined.run.has_ended()
@@ -171,18 +213,44 @@ impl Batch {
             joined.run.end();
         }
         let (ip_len, header_len) = (segment.ip_len(), segment.header_len());
-        let run = Some(Joined { run: Run::new(&segment), flow, ip_len, header_len, pieces: None });
-        self.writes.push(Write { start, end, run, bytes });
+        let run = Some(Joined { run: Run::new(&segment), ip_len, header_len, pieces: None });
+        self.writes.push(Write { start, end, flow: Some(flow), run, bytes });
+    }
+
+    /// Whether a segment goes with the acknowledgements that are kept apart: it is one, and nothing came before it
+    /// that it must not overtake.
+    fn goes_apart(&self, segment: &Segment<'_>, flow: Flow) -> bool {
+        let has_room = |apart: &Vec<Write>| apart.len() < LiveFrames::MOST;
+        self.acknowledgements.as_ref().is_some_and(has_room)
+            && segment.is_empty()
+            && segment.len() <= LiveFrames::LONGEST
+            && !self.has_unclear
+            && self.writes.iter().all(|write| write.flow != Some(flow))
+    }
+
+    /// Gives the acknowledgements that are kept apart to `pass`, in order. Those that it does not take stay.
+    pub fn pass(&mut self, pass: impl FnOnce(&mut dyn Iterator<Item = &[u8]>) -> Passed) -> Sent {
+        let (mut sent, arena) = (Sent::default(), &self.arena);
+        if let Some(apart) = &mut self.acknowledgements {
+            let passed = pass(&mut apart.iter().map(|one| &arena[one.start..one.end]));
+            sent.together = passed.taken as u64;
+            sent.alone = passed.error;
+            for one in apart.drain(..passed.taken.min(apart.len())) {
+                sent.note(1, one.bytes, Ok(()));
+            }
+        }
+        sent
     }
 
     /// Gives each write to `write`, header first, in order; afterwards the batch is empty.
     pub fn flush(&mut self, mut write: impl FnMut(&[IoSlice<'_>]) -> io::Result<()>) -> Sent {
         let mut sent = Sent::default();
-        for one in &self.writes {
+        let apart = self.acknowledgements.iter().flatten();
+        for one in apart.clone().chain(&self.writes) {
             write_header(&mut self.arena[one.start - VNET_LEN..one.end], one);
         }
         let mut parts = [IoSlice::new(&[]); PACKETS];
-        for one in &self.writes {
+        for one in apart.chain(&self.writes) {
             parts[0] = IoSlice::new(&self.arena[one.start - VNET_LEN..one.end]);
             let mut count = 1;
             let mut next =
@@ -195,6 +263,10 @@ impl Batch {
             sent.note(count as u64, one.bytes, write(&parts[..count]));
         }
         self.used = 0;
+        self.has_unclear = false;
+        if let Some(apart) = &mut self.acknowledgements {
+            apart.clear();
+        }
         self.writes.clear();
         self.pieces.clear();
         sent
@@ -202,14 +274,15 @@ impl Batch {
 }
 
 /// Ends the runs that a packet of this kind must not be overtaken by.
-fn separate(writes: &mut [Write], kind: &Kind<'_>) {
-    let runs = writes.iter_mut().filter_map(|write| write.run.as_mut());
+fn separate<'a>(writes: &'a mut [Write], kind: &Kind<'_>) {
+    let with_run = |write: &'a mut Write| write.run.as_mut().map(|joined| &mut joined.run);
     match kind {
-        Kind::Tcp(flow) => {
-            runs.filter(|joined| joined.flow == *flow).for_each(|joined| joined.run.end());
+        Kind::Tcp(flow) | Kind::Segment(_, flow) => {
+            let of_flow = writes.iter_mut().filter(|write| write.flow == Some(*flow));
+            of_flow.filter_map(with_run).for_each(Run::end);
         }
-        Kind::Anywhere => runs.for_each(|joined| joined.run.end()),
-        Kind::Elsewhere | Kind::Segment(_) => {}
+        Kind::Anywhere => writes.iter_mut().filter_map(with_run).for_each(Run::end),
+        Kind::Elsewhere => {}
     }
 }
 

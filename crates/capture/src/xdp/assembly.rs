@@ -58,6 +58,9 @@ pub(super) mod code {
 /// Says that the value of [`code::LOAD_WIDE`] is the descriptor of a map.
 const MAP_BY_DESCRIPTOR: u8 = 1;
 
+/// The same, of the value of its only entry.
+pub(super) const VALUE_BY_DESCRIPTOR: u8 = 2;
+
 /// A place in a program.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Label(usize);
@@ -114,6 +117,12 @@ impl Assembly {
     /// `dst` becomes the map with this descriptor.
     pub(super) fn map(&mut self, dst: u8, descriptor: i32) {
         self.text.push(instruction(code::LOAD_WIDE, dst, MAP_BY_DESCRIPTOR, 0, descriptor));
+        self.text.push(0);
+    }
+
+    /// `dst` becomes the address of what the map with this descriptor has in its only entry.
+    pub(super) fn value_of_map(&mut self, dst: u8, descriptor: i32) {
+        self.text.push(instruction(code::LOAD_WIDE, dst, VALUE_BY_DESCRIPTOR, 0, descriptor));
         self.text.push(0);
     }
 

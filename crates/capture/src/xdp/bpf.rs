@@ -136,6 +136,18 @@ fn map(kind: u32, size: u32, entries: u32, flags: u32, name: &[u8]) -> io::Resul
     )
 }
 
+/// Writes the entry of `map` with this number, whose size `value` has.
+fn update(map: &OwnedFd, entry: u32, value: &[u8]) -> io::Result<()> {
+    let update = MapUpdate {
+        map: number(map.as_fd()),
+        padding: 0,
+        key: (&raw const entry).addr() as u64,
+        value: value.as_ptr().addr() as u64,
+        flags: 0,
+    };
+    call(MAP_UPDATE, &update).map(drop)
+}
+
 /// What a program keeps from one packet to the next: bytes that are 0 at first.
 #[derive(Debug)]
 pub(super) struct Memory(pub(super) OwnedFd);
@@ -144,6 +156,11 @@ impl Memory {
     /// `size` bytes.
     pub(super) fn new(size: u32) -> io::Result<Self> {
         map(MAP_TYPE_ARRAY, size, 1, 0, b"conjure_memory").map(Self)
+    }
+
+    /// Writes `bytes`, which are as many as there are.
+    pub(super) fn fill(&self, bytes: &[u8]) -> io::Result<()> {
+        update(&self.0, 0, bytes)
     }
 }
 
@@ -176,19 +193,7 @@ impl SocketMap {
 
     /// Gives packets of `queue` to `socket`, the one with number `n` of the queue.
     pub(super) fn insert(&self, queue: u32, n: u32, socket: BorrowedFd<'_>) -> io::Result<()> {
-        let socket = number(socket);
-        let queue = queue * self.1 + n;
-        call(
-            MAP_UPDATE,
-            &MapUpdate {
-                map: number(self.0.as_fd()),
-                padding: 0,
-                key: (&raw const queue).addr() as u64,
-                value: (&raw const socket).addr() as u64,
-                flags: 0,
-            },
-        )
-        .map(drop)
+        update(&self.0, queue * self.1 + n, &number(socket).to_ne_bytes())
     }
 }
 
@@ -273,6 +278,9 @@ pub(super) fn load(text: &[u64], flags: u32) -> io::Result<OwnedFd> {
     )
 }
 
+/// Frames of a run go where the program sends them.
+const LIVE_FRAMES: u32 = 1 << 1;
+
 /// Runs a program over `frame`, `repeat` times; what it returned. With `live` each run's frame goes where the
 /// program sends it, and nothing is returned.
 pub(super) fn run(
@@ -281,21 +289,41 @@ pub(super) fn run(
     repeat: u32,
     live: bool,
 ) -> io::Result<u32> {
-    const LIVE_FRAMES: u32 = 1 << 1;
-    let mut attributes = ProgramRun {
+    let flags = if live { LIVE_FRAMES } else { 0 };
+    run_with(ProgramRun { program: number(program), repeat, flags, ..ProgramRun::default() }, frame)
+}
+
+/// Runs a program over `count` frames like `frame`, received on the interface with this index, each of which goes
+/// where the program sends it.
+pub(super) fn run_live(
+    program: BorrowedFd<'_>,
+    frame: &[u8],
+    count: u32,
+    interface: u32,
+) -> io::Result<()> {
+    // `struct xdp_md`: start, end and metadata of the packet, interface, receive queue, sending interface.
+    let context = [0, frame.len() as u32, 0, interface, 0, 0];
+    let run = ProgramRun {
         program: number(program),
-        data_size_in: u32::try_from(frame.len()).unwrap_or(u32::MAX),
-        data_in: frame.as_ptr().addr() as u64,
-        repeat,
-        flags: if live { LIVE_FRAMES } else { 0 },
+        repeat: count,
+        flags: LIVE_FRAMES,
+        context_size_in: mem::size_of_val(&context) as u32,
+        context_in: context.as_ptr().addr() as u64,
         ..ProgramRun::default()
     };
-    // SAFETY: pointer and size describe `attributes`, where the kernel writes the result; the frame that it
-    // refers to lives through the call.
+    run_with(run, frame).map(drop)
+}
+
+/// Makes the call; what `run` refers to lives through it by the care of the callers above.
+fn run_with(mut run: ProgramRun, frame: &[u8]) -> io::Result<u32> {
+    run.data_size_in = u32::try_from(frame.len()).unwrap_or(u32::MAX);
+    run.data_in = frame.as_ptr().addr() as u64;
+    // SAFETY: pointer and size describe `run`, where the kernel writes the result; the frame that it refers to
+    // lives through the call.
     let result = unsafe {
-        libc::syscall(libc::SYS_bpf, PROGRAM_RUN, &raw mut attributes, mem::size_of::<ProgramRun>())
+        libc::syscall(libc::SYS_bpf, PROGRAM_RUN, &raw mut run, mem::size_of::<ProgramRun>())
     };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(attributes.result) }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(run.result) }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsRawFd;
 
-use super::assembly::{Assembly, code, instruction};
+use super::assembly::{Assembly, VALUE_BY_DESCRIPTOR, code, instruction};
 use super::bpf::{Memory, SocketMap};
 use super::fast_path::FastPath;
 use super::prefilter::{self, Prefilter};
@@ -61,8 +61,6 @@ pub(super) const PACE: u32 = 16;
 /// Packets leave by the interface with this index, `group` of them in every `period` nanoseconds; more are
 /// dropped. `memory` has [`PACE`] bytes: when the first was due, and how many have left.
 pub(super) fn paced(memory: &Memory, interface: u32, group: i32, period: i32) -> Vec<u64> {
-    /// Says that the value of `LOAD_WIDE` is the descriptor of a map, for its only value.
-    const VALUE_BY_DESCRIPTOR: u8 = 2;
     const STORE: u8 = 0x7b;
     const SUBTRACT: u8 = 0x1f;
     const DIVIDE: u8 = 0x37;
