@@ -179,6 +179,9 @@ const DEADLY: &[i64] = &[
     libc::SYS_open_by_handle_at,
 ];
 
+/// The command of `bpf(2)` that runs a program (`BPF_PROG_TEST_RUN`).
+const RUN_PROGRAM: u64 = 10;
+
 /// Controls of terminals, sockets and interfaces that the runtime uses.
 const CONTROLS: &[u64] = &[
     0x5401, // TCGETS: is this a terminal?
@@ -203,6 +206,7 @@ const PROCESS_CONTROLS: &[u64] = &[
 /// Installs the filters for every thread of the process.
 pub(crate) fn restrict(
     packet_sockets: bool,
+    runs_programs: bool,
     switch: Switch,
     notes: &mut Vec<String>,
 ) -> io::Result<()> {
@@ -213,7 +217,7 @@ pub(crate) fn restrict(
         ));
         return Ok(());
     };
-    for filter in filters(packet_sockets, switch, arch).map_err(io::Error::other)? {
+    for filter in filters(packet_sockets, runs_programs, switch, arch).map_err(io::Error::other)? {
         seccompiler::apply_filter_all_threads(&filter).map_err(io::Error::other)?;
     }
     Ok(())
@@ -221,6 +225,7 @@ pub(crate) fn restrict(
 
 fn filters(
     packet_sockets: bool,
+    runs_programs: bool,
     switch: Switch,
     arch: TargetArch,
 ) -> Result<Vec<BpfProgram>, seccompiler::BackendError> {
@@ -235,16 +240,22 @@ fn filters(
     let absent = SeccompAction::Errno(libc::ENOSYS as u32);
     let mut filters = Vec::new();
     if switch != Switch::Log {
-        filters.push(program(every(DEADLY), SeccompAction::Allow, SeccompAction::KillProcess)?);
+        let mut deadly: BTreeMap<_, _> = every(DEADLY);
+        if runs_programs {
+            let other = SeccompCondition::new(0, Len::Dword, Op::Ne, RUN_PROGRAM)?;
+            deadly.insert(libc::SYS_bpf, vec![SeccompRule::new(vec![other])?]);
+        }
+        filters.push(program(deadly, SeccompAction::Allow, SeccompAction::KillProcess)?);
     }
     // The flags of clone3 are out of a filter's sight; the C library then takes clone.
     filters.push(program(every(&[libc::SYS_clone3]), SeccompAction::Allow, absent)?);
-    filters.push(program(allowed(packet_sockets)?, refused, SeccompAction::Allow)?);
+    filters.push(program(allowed(packet_sockets, runs_programs)?, refused, SeccompAction::Allow)?);
     Ok(filters)
 }
 
 fn allowed(
     packet_sockets: bool,
+    runs_programs: bool,
 ) -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         ALLOWED.iter().chain(ALLOWED_HERE).map(|call| (*call, Vec::new())).collect();
@@ -281,6 +292,9 @@ fn allowed(
         sockets.extend(one_of(0, &[libc::AF_PACKET as u64])?);
     }
     rules.insert(libc::SYS_socket, sockets);
+    if runs_programs {
+        rules.insert(libc::SYS_bpf, one_of(0, &[RUN_PROGRAM])?);
+    }
     Ok(rules)
 }
 
@@ -294,7 +308,7 @@ mod tests {
             assert!(!ALLOWED.contains(call) && !ALLOWED_HERE.contains(call), "{call}");
         }
         let arch = TargetArch::try_from(std::env::consts::ARCH).unwrap();
-        for filter in filters(true, Switch::On, arch).unwrap() {
+        for filter in filters(true, true, Switch::On, arch).unwrap() {
             assert!(filter.len() < 4096, "{}", filter.len());
         }
     }

@@ -74,6 +74,7 @@ pub struct Sandbox {
     write: Vec<PathBuf>,
     fifos: Vec<PathBuf>,
     packet_sockets: bool,
+    runs_programs: bool,
     closed_library: Option<&'static str>,
 }
 
@@ -88,6 +89,7 @@ impl Sandbox {
             write: Vec::new(),
             fifos: Vec::new(),
             packet_sockets: false,
+            runs_programs: false,
             closed_library: None,
         }
     }
@@ -97,6 +99,13 @@ impl Sandbox {
     #[must_use]
     pub const fn closed_library(mut self, name: &'static str) -> Self {
         self.closed_library = Some(name);
+        self
+    }
+
+    /// The process may run programs of BPF that it has a descriptor of, and may do nothing else with `bpf(2)`.
+    #[must_use]
+    pub const fn runs_programs(mut self) -> Self {
+        self.runs_programs = true;
         self
     }
 
@@ -216,7 +225,7 @@ impl Sandbox {
         } else {
             files::restrict(&self.read, &self.write, &self.fifos, &mut entered.notes);
         }
-        calls::restrict(self.packet_sockets, switch, &mut entered.notes)
+        calls::restrict(self.packet_sockets, self.runs_programs, switch, &mut entered.notes)
             .map_err(|source| SandboxError::System { what: "system calls", source })?;
         Ok(entered)
     }

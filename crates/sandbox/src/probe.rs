@@ -95,6 +95,45 @@ fn inside(dir: &Path, profile: impl FnOnce(&Path) -> Sandbox) -> Result<(), Box<
     Ok(())
 }
 
+/// Folder of the other test that runs itself.
+const RUNS: &str = "SANDBOX_PROBE_RUNS";
+
+/// Like [`holds`], for a profile that may run programs of BPF: to run one is not refused, and any other command ends
+/// the process.
+///
+/// # Errors
+/// Names what is not as it should be.
+pub fn runs_programs_only(profile: impl FnOnce(&Path) -> Sandbox) -> Result<(), Box<dyn Error>> {
+    let [make_map, run_program] = [0, 10];
+    if std::env::var_os(INSIDE).is_some() {
+        return Ok(());
+    }
+    if let Some(dir) = std::env::var_os(RUNS) {
+        profile(Path::new(&dir)).enter_as(crate::Switch::On)?;
+        match call(libc::SYS_bpf, [run_program, 0, 0]) {
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => return Err(error.into()),
+            other => println!("may run programs: {other:?}"),
+        }
+        println!("lives on: {:?}", call(libc::SYS_bpf, [make_map, 0, 0]));
+        return Ok(());
+    }
+    let dir = std::env::temp_dir().join(format!("sandbox-programs-{}", std::process::id()));
+    std::fs::create_dir_all(&dir)?;
+    let output = Command::new(std::env::current_exe()?).env(RUNS, &dir).output();
+    std::fs::remove_dir_all(&dir)?;
+    let output = output?;
+    let out = String::from_utf8_lossy(&output.stdout);
+    let killed = std::os::unix::process::ExitStatusExt::signal(&output.status);
+    if killed != Some(libc::SIGSYS) || !out.contains("may run programs") || out.contains("lives on")
+    {
+        return Err(
+            format!("{}: {out}{}", output.status, String::from_utf8_lossy(&output.stderr)).into()
+        );
+    }
+    println!("test it_runs_programs_of_bpf_and_does_nothing_else_with_them ... ok");
+    Ok(())
+}
+
 /// Whether the process `pid` runs as user `uid` and group `gid` with no other group, and every socket in
 /// `folder`, at least one, belongs to that user.
 ///
