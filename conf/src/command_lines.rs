@@ -69,6 +69,9 @@ pub fn detector(station: &Station) -> Vec<String> {
         ("-s", placement.skip_core.map_or("-1".to_owned(), |cpu| cpu.to_string())),
         ("-z", placement.queue_offset.to_string()),
     ])
+    .into_iter()
+    .chain(station.live_frames.then(|| "--live-frames".to_owned()))
+    .collect()
 }
 
 /// What the kernel must offer before zbalance may start on the PF_RING back end: 512 huge pages,

@@ -63,6 +63,8 @@ pub struct Station {
     pub prefilter: bool,
     /// The kernel gives packets of live sessions to the host (`CJ_FAST_PATH`).
     pub fast_path: bool,
+    /// The detector gives acknowledgements to the host together (`CJ_LIVE_FRAMES`).
+    pub live_frames: bool,
     /// Statistics period of the detector (`CJ_LOG_INTERVAL`).
     pub log_interval: Duration,
     /// Station key: file or folder (`CJ_PRIVKEY`).
@@ -165,6 +167,7 @@ impl Reader<'_> {
             decap,
             prefilter,
             fast_path,
+            live_frames: self.optional("CJ_LIVE_FRAMES", "true or false") == Some(Flag(true)),
             log_interval: Duration::from_secs(self.number("CJ_LOG_INTERVAL", 5, 0..=86_400)),
             privkey: self.path("CJ_PRIVKEY"),
             zmq_privkey: self.variables.filled("ZMQ_PRIVKEY").map(PathBuf::from),

@@ -44,7 +44,7 @@ const PF_DRIVER: (&str, &str) = ("PF_DRIVER", "i40e");
 const OFFSET: (&str, &str) = ("OFFSET", "0");
 
 /// Variables without a default.
-const OTHERS: [&str; 27] = [
+const OTHERS: [&str; 28] = [
     "CJ_IFACE",
     "ZMQ_PRIVKEY",
     "CJ_CONF",
@@ -57,6 +57,7 @@ const OTHERS: [&str; 27] = [
     "CJ_DECAP",
     "CJ_PREFILTER",
     "CJ_FAST_PATH",
+    "CJ_LIVE_FRAMES",
     "CJ_IPC_DIR",
     "CJ_SESSION_SOCKET",
     "CJ_METRICS_LISTEN",

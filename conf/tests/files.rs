@@ -63,6 +63,23 @@ fn the_fast_path_is_refused_where_the_host_would_not_read_packets() {
 }
 
 #[test]
+fn live_frames_are_asked_for_by_a_variable() {
+    for (text, asked) in
+        [("", false), ("CJ_LIVE_FRAMES=false\n", false), ("CJ_LIVE_FRAMES=true\n", true)]
+    {
+        let loaded = station(text).unwrap().value;
+        let line = conf::command_lines::detector(&loaded).join(" ");
+        assert_eq!(
+            (loaded.live_frames, line.ends_with(" --live-frames")),
+            (asked, asked),
+            "{line}"
+        );
+    }
+    let error = station("CJ_LIVE_FRAMES=often\n").unwrap_err().to_string();
+    assert!(error.contains(":1: CJ_LIVE_FRAMES") && error.contains("often"), "{error}");
+}
+
+#[test]
 fn the_shipped_files_load_without_a_remark() {
     let dir = Path::new(SHIPPED);
     let sources = Sources {

@@ -30,6 +30,8 @@ Usage: detector -c ID [-n N] [-o CPU] [-s CPU] [-z N] [-l SECONDS] -K PATH [-a A
       --checkers N        threads that look for tags (default: one per worker)
       --allow-unpinned    go on when a worker cannot be pinned to its CPU
       --discard           do not open tun devices; packets of sessions are counted only
+      --live-frames       give bursts of acknowledgements to the host in one call for all of them;
+                          takes Linux 5.19, and CAP_BPF and CAP_NET_ADMIN until the sandbox closes
       --take-over         take devices and queues from the running detector, which then leaves; see
                           station upgrade
       --user USER         become this user (name, or UID:GID) once the devices are open;
@@ -77,6 +79,8 @@ pub struct Arguments {
     pub allow_unpinned: bool,
     /// Open no tun devices.
     pub discard: bool,
+    /// Give acknowledgements to the host together.
+    pub live_frames: bool,
     /// Take devices and queues from the running detector.
     pub take_over: bool,
     /// Become this user.
@@ -103,6 +107,7 @@ impl Default for Arguments {
             checkers: None,
             allow_unpinned: false,
             discard: false,
+            live_frames: false,
             user: None,
             take_over: false,
             check_config: false,
@@ -272,6 +277,7 @@ fn long_option(arguments: &mut Arguments, words: &mut Words, long: &str) -> Resu
         ("allow-unpinned", None) => arguments.allow_unpinned = true,
         ("take-over", None) => arguments.take_over = true,
         ("discard", None) => arguments.discard = true,
+        ("live-frames", None) => arguments.live_frames = true,
         ("user", _) => {
             let text = words.value(&option, attached)?;
             let user = text.parse().map_err(|error: sandbox::UnknownUser| {

@@ -81,6 +81,8 @@ counters! {
     forwarded,
     /// Their bytes.
     forwarded_bytes,
+    /// Of these packets, acknowledgements that the kernel took in together (live frames).
+    forwarded_together,
     /// Packets that the tun device refused.
     forward_errors,
     /// First packets held for a session that is about to be announced.

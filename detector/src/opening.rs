@@ -6,9 +6,10 @@ use crate::outlets::{Discard, PacketSink};
 use crate::report::FIFO_DIR;
 use crate::settings::Settings;
 use crate::source::{self, FrameSource};
+use capture::LiveFrames;
 use capture::tun::{Tun, TunError};
 use handover::Inherited;
-use sandbox::Sandbox;
+use sandbox::{Capability, Sandbox};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -35,15 +36,11 @@ impl Opened {
     /// Opens everything. What can never work is an error now, not a worker that fails for ever.
     /// What `inherited` has of it is used.
     pub(crate) fn open(arguments: &Arguments, inherited: &mut Inherited) -> Result<Self, Failure> {
-        let queues = arguments.queue_offset..arguments.queue_offset + arguments.workers;
         let discards = arguments.recording().is_some() || arguments.discard;
+        let wanted = if discards { 0 } else { arguments.workers };
         let mut devices = Vec::new();
-        let mut sinks: Vec<Arc<dyn PacketSink>> = Vec::new();
-        for queue in queues {
-            if discards {
-                sinks.push(Arc::new(Discard));
-                continue;
-            }
+        let mut tuns = Vec::new();
+        for queue in arguments.queue_offset..arguments.queue_offset + wanted {
             let name = format!("tun{queue}");
             let device = match inherited.take(&name) {
                 Some(device) => Tun::from_attached(&name, device)
@@ -52,13 +49,41 @@ impl Opened {
             };
             // Out of descriptors: the successor opens it itself.
             devices.extend(device.as_fd().try_clone_to_owned().map(|copy| (name, copy)));
-            sinks.push(Arc::new(device));
+            tuns.push(device);
         }
+        if arguments.live_frames && !discards {
+            tuns = with_live_frames(tuns)?;
+        }
+        let mut sinks: Vec<Arc<dyn PacketSink>> = Vec::with_capacity(arguments.workers);
+        sinks.extend(tuns.into_iter().map(|tun| Arc::new(tun) as Arc<dyn PacketSink>));
+        sinks.resize_with(arguments.workers, || Arc::new(Discard));
         let open =
             |name: &String| source::open(name).map_err(|error| Failure::new(Exit::NoInput, error));
         let source = arguments.source.as_ref().map(open).transpose()?;
         Ok(Self { sinks, source, devices, publisher: inherited.take("zmq") })
     }
+}
+
+/// Gives every device a way for acknowledgements together. What is asked for and cannot be had is an error now.
+fn with_live_frames(tuns: Vec<Tun>) -> Result<Vec<Tun>, Failure> {
+    for tun in &tuns {
+        let file = format!("/sys/class/net/{}/queues/rx-0/rps_cpus", tun.name());
+        // Where the file is not to be seen, nothing is steered or nobody can tell.
+        let mask = std::fs::read_to_string(&file).unwrap_or_default();
+        if mask.contains(|c: char| c.is_ascii_hexdigit() && c != '0') {
+            let mask = mask.trim();
+            let text = format_args!(
+                "--live-frames: {file} is {mask}: packets that are steered to other CPUs hold the memory of each \
+                 burst for a second; write 0 there, or leave the option out"
+            );
+            return Err(Failure::new(Exit::Config, text));
+        }
+    }
+    [Capability::Bpf, Capability::NetAdmin].into_iter().for_each(Capability::raise);
+    let devices: Vec<&Tun> = tuns.iter().collect();
+    let ways = LiveFrames::open(&devices)
+        .map_err(|error| Failure::new(Exit::NoPerm, format_args!("--live-frames: {error}")))?;
+    Ok(tuns.into_iter().zip(ways).map(|(tun, live)| tun.with_live_frames(live)).collect())
 }
 
 /// Opens the device, waiting a little for a predecessor that was killed to let go of it.
@@ -112,6 +137,9 @@ pub fn profile(arguments: &Arguments, config: &Path) -> Sandbox {
     }
     if let Some(recording) = arguments.recording() {
         profile = profile.read_beside(Path::new(recording));
+    }
+    if arguments.live_frames {
+        profile = profile.runs_programs();
     }
     if arguments.pf_ring.is_some() {
         return crate::pfring::allow(profile);

@@ -59,7 +59,7 @@ pub struct Passage {
 impl Passage {
     /// A passage into `sink`.
     pub fn into(sink: &dyn PacketSink) -> Self {
-        Self { batch: sink.batches().map(|_| Box::default()), ..Self::default() }
+        Self { batch: sink.batches().map(|tun| Box::new(tun.batch())), ..Self::default() }
     }
 
     /// Takes a packet, which is in the sink when [`finish`](Self::finish) returns.
@@ -127,6 +127,11 @@ impl Exits for Outlets {
     #[inline]
     fn finish(&mut self) -> Sent {
         let (sent, news) = self.passage.finish(&*self.sink);
+        if let Some(error) = &sent.alone {
+            let text =
+                format_args!("live frames: {error}; acknowledgements go one by one from now on");
+            log::line(self.queue, Level::Warn, text);
+        }
         if let (true, Some(error)) = (news, &sent.error) {
             let text = format_args!("failed to send packet into tun: {error}");
             log::line(self.queue, Level::Warn, text);

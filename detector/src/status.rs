@@ -210,6 +210,7 @@ impl Desk {
             passing: counters.passing,
             passing_entered: counters.passing_entered,
             passing_refused: counters.passing_refused,
+            forwarded_together: counters.forwarded_together,
             attached: *post.state.lock() == SourceState::Attached,
         }
     }

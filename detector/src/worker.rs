@@ -341,6 +341,7 @@ impl<E: Exits> Worker<E> {
         let counters = &*self.shared.counters;
         counters.forwarded.add(sent.packets);
         counters.forwarded_bytes.add(sent.bytes);
+        counters.forwarded_together.add(sent.together);
         counters.forward_errors.add(sent.lost);
     }
 

@@ -84,6 +84,11 @@ pub const STATION: &[Variable] = &[
         "Give packets of live sessions to the host in the kernel, past queue and detector, and count them apart; for interfaces read through AF_XDP. With N_QUEUE_SETS=1, and not with CJ_DECAP, PARSE_GRE_OFFSET or a ZBALANCE_HASH_MODE that looks into tunnels.",
     ),
     variable(
+        "CJ_LIVE_FRAMES",
+        "detector",
+        "Give bursts of acknowledgements to the host in one call for all of them. Takes Linux 5.19, and CAP_BPF and CAP_NET_ADMIN at the start of the detector.",
+    ),
+    variable(
         "ZBALANCE_CORE",
         "nobody",
         "Named by the reference's file and read by nothing; CJ_INGEST_CORES is what places the balancer.",

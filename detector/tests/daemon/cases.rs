@@ -13,8 +13,8 @@ use socket2::Socket;
 
 use crate::frames::{tcp4, tcp6};
 use crate::{
-    CLIENT, Detector, One, PATIENCE, PHANTOM, PUSH, SYN, balancer, forwarded, in_namespace, key,
-    tap,
+    CLIENT, Detector, One, PATIENCE, PHANTOM, PUSH, SYN, balancer, configure, forwarded,
+    in_namespace, key, tap,
 };
 
 /// Whether `frame` shows up behind the tun device before `marker`, which is sent after it.
@@ -59,10 +59,7 @@ fn p08_steps_of_the_wall_clock_touch_no_lifetime() {
 async fn clock_steps() {
     let temporary = tempfile::tempdir().unwrap();
     let dir = temporary.path();
-    let vector = vectors::load("detector-upstream.json")["vectors"][0].clone();
-    std::fs::write(dir.join("privkey"), vectors::hex(&vector["station_private_key"])).unwrap();
-    let config = "detector_filter_list = [\"127.0.0.1\"]\nredis_url = \"\"\n";
-    std::fs::write(dir.join("app_config.toml"), config).unwrap();
+    let record = configure(dir);
     let clock = dir.join("clock");
     let step = |offset: &str| {
         std::fs::write(dir.join("clock.new"), offset).unwrap();
@@ -88,7 +85,6 @@ async fn clock_steps() {
     tokio::task::block_in_place(|| forwarded(&frames, &tap, &syn(443)));
 
     let decoy = ([198, 51, 100, 9], 443);
-    let record = vectors::hex(&vector["tls_record"]);
     for (port, offset, date) in [(5000, "-1h", "-1 hour"), (5001, "+30d", "+30 days")] {
         // One flow is followed and one session announced before the step.
         frames.send(tcp4((CLIENT, port), decoy, SYN, &[])).unwrap();

@@ -5,6 +5,7 @@ mod cases;
 #[allow(dead_code)]
 #[path = "../frames/mod.rs"]
 mod frames;
+mod live_frames;
 mod offload;
 mod service;
 
@@ -29,7 +30,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Runs `test` of this file again inside a new network namespace, where `inside` does the work.
 fn in_namespace(test: &str, inside: fn()) {
-    const INSIDE: &str = "DETECTOR_TEST_INSIDE_NAMESPACE";
     if std::env::var_os(INSIDE).is_some() {
         return inside();
     }
@@ -38,14 +38,32 @@ fn in_namespace(test: &str, inside: fn()) {
         println!("skipped: needs /dev/net/tun: {error}");
         return;
     }
+    unshare(&["--map-root-user", "--net"], test);
+}
+
+/// Says to this program that it runs inside namespaces.
+const INSIDE: &str = "DETECTOR_TEST_INSIDE_NAMESPACE";
+
+/// Runs `test` of this file again inside the namespaces that `options` name.
+fn unshare(options: &[&str], test: &str) {
     let status = Command::new("unshare")
-        .args(["--map-root-user", "--net", "--"])
+        .args(options)
+        .arg("--")
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture"])
         .env(INSIDE, "1")
         .status()
         .unwrap();
     assert!(status.success());
+}
+
+/// Writes key and settings of a detector into `dir`; a tagged record for the key.
+fn configure(dir: &Path) -> Vec<u8> {
+    let vector = vectors::load("detector-upstream.json")["vectors"][0].clone();
+    std::fs::write(dir.join("privkey"), vectors::hex(&vector["station_private_key"])).unwrap();
+    let config = "detector_filter_list = [\"127.0.0.1\"]\nredis_url = \"\"\n";
+    std::fs::write(dir.join("app_config.toml"), config).unwrap();
+    vectors::hex(&vector["tls_record"])
 }
 
 /// A zbalance that sends what it is given to queue 0.
@@ -172,10 +190,8 @@ fn a_daemon_from_queue_to_tun() {
 async fn whole_life() {
     let temporary = tempfile::tempdir().unwrap();
     let dir = temporary.path();
-    let vector = vectors::load("detector-upstream.json")["vectors"][0].clone();
-    std::fs::write(dir.join("privkey"), vectors::hex(&vector["station_private_key"])).unwrap();
+    let record = configure(dir);
     let config = dir.join("app_config.toml");
-    std::fs::write(&config, "detector_filter_list = [\"127.0.0.1\"]\nredis_url = \"\"\n").unwrap();
 
     let frames = balancer(dir);
     let hub = Hub::new([7; 16], DEFAULT_QUEUE, Arc::new(One));
@@ -193,7 +209,6 @@ async fn whole_life() {
     });
 
     // A tagged record on a followed flow.
-    let record = vectors::hex(&vector["tls_record"]);
     let decoy = ([198, 51, 100, 9], 443);
     let message = loop {
         frames.send(tcp4((CLIENT, 5000), decoy, SYN, &[])).unwrap();

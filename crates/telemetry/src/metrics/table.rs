@@ -244,6 +244,11 @@ pub const GROUPS: &[Group] = &[
             ),
             counter("passing_entered", "flows", "Flows of sessions that came to this"),
             counter("passing_refused", "times", "Times that one did not, for want of room"),
+            counter(
+                "forwarded_together",
+                "packets",
+                "Of the packets forwarded, acknowledgements that the kernel took in together",
+            ),
         ],
     },
     Group {
