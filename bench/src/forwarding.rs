@@ -4,6 +4,7 @@
 //! program's own: the kernel's DNAT brings them to a socket, as on a station's host, whose answers
 //! leave by another device. Only the thread that forwards is counted, and only while it does.
 
+use capture::LiveFrames;
 use capture::tun::Tun;
 use detector::outlets::{PacketSink, Passage};
 use packet::checksum::Sum;
@@ -42,9 +43,14 @@ pub(crate) fn bulk() -> Result<Row, String> {
     row("bulk", "bulk-plain")
 }
 
-/// Segments without data.
+/// Segments without data, with live frames.
 pub(crate) fn acknowledgements() -> Result<Row, String> {
     row("ack", "ack-plain")
+}
+
+/// Segments without data, as they go without live frames.
+pub(crate) fn acknowledgements_alone() -> Result<Row, String> {
+    row("ack-alone", "ack-plain")
 }
 
 fn row(ours: &'static str, baseline: &'static str) -> Result<Row, String> {
@@ -77,6 +83,11 @@ pub(crate) fn host() -> Result<(), String> {
     if together.batches().is_none() {
         return Err("this kernel has no headers before packets of a tun device".to_owned());
     }
+    let live = open(Tun::open_for_batches("tun2"))?;
+    // Why it cannot be had is the answer to the question that needs it.
+    let ways = LiveFrames::open(&[&live]).map_err(|e| e.to_string());
+    let live = ways
+        .map(|mut ways| -> Arc<dyn PacketSink> { Arc::new(live.with_live_frames(ways.remove(0))) });
     let answers = Arc::new(open(Tun::open("out0"))?);
     loopback::tool("ip", &["link", "set", "lo", "up"], "")?;
     loopback::tool("ip", &["addr", "add", "198.51.100.2/32", "dev", "lo"], "")?;
@@ -85,6 +96,7 @@ pub(crate) fn host() -> Result<(), String> {
     let listener = TcpListener::bind(SERVER).map_err(|e| e.to_string())?;
     let mut ours = Upload::open(together, 40_001, &answers, &listener)?;
     let mut other = Upload::open(plain, 40_002, &answers, &listener)?;
+    let mut live = live.and_then(|live| Upload::open(live, 40_003, &answers, &listener));
     let over = Arc::new(AtomicBool::new(false));
     let drain = {
         let over = Arc::clone(&over);
@@ -101,7 +113,8 @@ pub(crate) fn host() -> Result<(), String> {
     let answered = host::answer(|question| match question {
         "bulk" => ours.bulk(),
         "bulk-plain" => other.bulk(),
-        "ack" => Ok(ours.acknowledgements()),
+        "ack" => live.as_mut().map(Upload::acknowledgements).map_err(|error| error.clone()),
+        "ack-alone" => Ok(ours.acknowledgements()),
         "ack-plain" => Ok(other.acknowledgements()),
         unknown => Err(format!("{HOST}: unknown question {unknown}")),
     });

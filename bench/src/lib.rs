@@ -58,6 +58,7 @@ pub const ROWS: &[(&str, MakeRow)] = &[
     ("tag-second-key", || Ok(tag::second_key())),
     ("tun-forward-bulk", forwarding::bulk),
     ("tun-forward-ack", forwarding::acknowledgements),
+    ("tun-forward-ack-alone", forwarding::acknowledgements_alone),
     ("accept", accepting::row),
     ("relay", relaying::row),
     ("station-relay", daemons::relay),
