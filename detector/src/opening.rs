@@ -6,8 +6,8 @@ use crate::outlets::{Discard, PacketSink};
 use crate::report::FIFO_DIR;
 use crate::settings::Settings;
 use crate::source::{self, FrameSource};
-use capture::LiveFrames;
 use capture::tun::{Tun, TunError};
+use capture::{LiveFrames, LiveFramesError};
 use handover::Inherited;
 use sandbox::{Capability, Sandbox};
 use std::os::fd::{AsFd, OwnedFd};
@@ -66,23 +66,15 @@ impl Opened {
 
 /// Gives every device a way for acknowledgements together. What is asked for and cannot be had is an error now.
 fn with_live_frames(tuns: Vec<Tun>) -> Result<Vec<Tun>, Failure> {
-    for tun in &tuns {
-        let file = format!("/sys/class/net/{}/queues/rx-0/rps_cpus", tun.name());
-        // Where the file is not to be seen, nothing is steered or nobody can tell.
-        let mask = std::fs::read_to_string(&file).unwrap_or_default();
-        if mask.contains(|c: char| c.is_ascii_hexdigit() && c != '0') {
-            let mask = mask.trim();
-            let text = format_args!(
-                "--live-frames: {file} is {mask}: packets that are steered to other CPUs hold the memory of each \
-                 burst for a second; write 0 there, or leave the option out"
-            );
-            return Err(Failure::new(Exit::Config, text));
-        }
-    }
     [Capability::Bpf, Capability::NetAdmin].into_iter().for_each(Capability::raise);
     let devices: Vec<&Tun> = tuns.iter().collect();
-    let ways = LiveFrames::open(&devices)
-        .map_err(|error| Failure::new(Exit::NoPerm, format_args!("--live-frames: {error}")))?;
+    let ways = LiveFrames::open(&devices).map_err(|error| {
+        let exit = match error {
+            LiveFramesError::Steered { .. } => Exit::Config,
+            LiveFramesError::Refused { .. } | LiveFramesError::Anchor(_) => Exit::NoPerm,
+        };
+        Failure::new(exit, format_args!("--live-frames: {error}"))
+    })?;
     Ok(tuns.into_iter().zip(ways).map(|(tun, live)| tun.with_live_frames(live)).collect())
 }
 

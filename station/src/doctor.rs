@@ -10,6 +10,7 @@ mod filter;
 mod finding;
 mod interfaces;
 mod kernel;
+mod live_frames;
 mod memory;
 mod numbering;
 mod passing;

@@ -552,7 +552,7 @@ fn the_book_lists_every_check() {
         .output()
         .unwrap();
     let table = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(table.lines().count(), 2 + 47, "{table}");
+    assert_eq!(table.lines().count(), 2 + 48, "{table}");
     let page = include_str!("../../docs/doctor.md");
     assert!(
         page.contains(&table),

@@ -510,6 +510,51 @@ fn k09_packets_that_pass() {
     });
 }
 
+#[test]
+fn k10_acknowledgements_together() {
+    inside("k10_acknowledgements_together", |stage| {
+        let patient = Patient::here();
+        shell("mount -t sysfs none /sys");
+        set_up(stage, &patient);
+        patient.ask("K10").is_skipped("K10");
+        patient.conf("CJ_LIVE_FRAMES=true\n");
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: needs root");
+            return;
+        }
+        patient.ask("K10").is_good("K10");
+        let steering = "/sys/class/net/tun1/queues/rx-0/rps_cpus";
+        shell(&format!("echo 1 > {steering}"));
+        let parts = [&format!("{steering} is 1"), &format!("echo 0 > {steering}")];
+        patient.ask("K10").finds("K10", "error", &parts.map(String::as_str));
+        shell(&format!("echo 0 > {steering}"));
+        // The unit that is shipped lets the detector have nothing.
+        let unit = "/etc/systemd/system/conjure-det.service";
+        patient.plant(unit, include_str!("../../sysconfig/conjure-det.service"));
+        let line = "AmbientCapabilities=CAP_BPF CAP_NET_ADMIN, CapabilityBoundingSet=CAP_BPF CAP_NET_ADMIN, \
+                    SystemCallFilter=bpf";
+        patient.ask("K10").finds("K10", "error", &["conjure-det.service is without", line]);
+        let page = include_str!("../../docs/ingest.md");
+        let (_, recipe) = page.split_once("```ini\n").unwrap();
+        let (recipe, _) = recipe.split_once("```").unwrap();
+        patient.plant(&format!("{unit}.d/override.conf"), recipe);
+        patient.ask("K10").is_good("K10");
+        // What comes later by its name takes all away again, wherever it is.
+        let last = "/lib/systemd/system/conjure-det.service.d/zz.conf";
+        patient.plant(last, "[Service]\nCapabilityBoundingSet=\n");
+        let line = "is without CapabilityBoundingSet=CAP_BPF CAP_NET_ADMIN";
+        patient.ask("K10").finds("K10", "error", &[line]);
+        // The administrator's file of the name is the one that counts.
+        patient.plant(&format!("{unit}.d/zz.conf"), "");
+        patient.ask("K10").is_good("K10");
+        let program = env!("CARGO_BIN_EXE_station");
+        let mut confined = Command::new("setpriv");
+        confined.args(["--bounding-set=-net_admin", program]);
+        let said = patient.run(confined, &["--only", "K10"], &[]);
+        said.finds("K10", "error", &["does not take packets together", "cjtry0"]);
+    });
+}
+
 fn application(patient: &Patient, change: &str) {
     let shipped = include_str!("../../conf/app_config.toml");
     patient.plant("/var/lib/conjure/app_config.toml", format!("{change}\n{shipped}"));

@@ -44,18 +44,22 @@ async fn bursts() {
     let temporary = tempfile::tempdir().unwrap();
     let dir = temporary.path();
     configure(dir);
-    let program = || Command::new(env!("CARGO_BIN_EXE_detector"));
+    let may = |capabilities: &str| {
+        let mut command = Command::new("setpriv");
+        command.arg(format!("--bounding-set=-all{capabilities}"));
+        command.args(["--no-new-privs", env!("CARGO_BIN_EXE_detector")]);
+        command
+    };
+    let enough = || may(",+bpf,+net_admin");
 
-    let mut confined = Command::new("setpriv");
-    confined.args(["--bounding-set=-bpf,-sys_admin", env!("CARGO_BIN_EXE_detector")]);
-    let (text, code) = refused(confined, dir);
+    let (text, code) = refused(may(",+net_admin"), dir);
     assert!(text.contains("--live-frames: map of packets: ") && text.contains("CAP_BPF"), "{text}");
     assert_eq!(code, Some(77), "{text}");
 
     run("ip tuntap add name tun0 mode tun");
     let steering = Path::new("/sys/class/net/tun0/queues/rx-0/rps_cpus");
     std::fs::write(steering, "1").unwrap();
-    let (text, code) = refused(program(), dir);
+    let (text, code) = refused(enough(), dir);
     assert!(text.contains("rps_cpus is ") && text.contains("write 0 there"), "{text}");
     assert_eq!(code, Some(78), "{text}");
     std::fs::write(steering, "0").unwrap();
@@ -64,7 +68,7 @@ async fn bursts() {
     let hub = Hub::new([7; 16], DEFAULT_QUEUE, Arc::new(One));
     hub.serve(&dir.join(session::socket_name(0))).unwrap();
     let tap = tap();
-    let mut detector = Detector::start_with(dir, |command| {
+    let mut detector = Detector::start_by(enough(), dir, |command| {
         command.arg("--live-frames");
     });
     let syn = tcp4((CLIENT, 4000), (PHANTOM, 443), SYN, &[]);

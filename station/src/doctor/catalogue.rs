@@ -3,8 +3,8 @@
 use super::finding::{Checked, Part};
 use super::probe::Probe;
 use super::{
-    circuit, configuration, deployment, files, interfaces, kernel, memory, numbering, passing,
-    pf_ring, redis, running, selection, services, workers,
+    circuit, configuration, deployment, files, interfaces, kernel, live_frames, memory, numbering,
+    passing, pf_ring, redis, running, selection, services, workers,
 };
 
 /// One check.
@@ -77,6 +77,7 @@ pub(crate) const CHECKS: &[Check] = checks![
     ("K07", "port 41245 is closed", "W", PHANTOMS, "CAP_NET_ADMIN", "strangers can reach the application's port", "station setup without --iptables", kernel::closed_port),
     ("K08", "a SYN is answered by the phantom", "E", PHANTOMS, "CAP_NET_ADMIN", "the rules do not work as a whole; only with --loop", "mend K01 to K03", circuit::check),
     ("K09", "packets that pass in the kernel reach the application", "E", PHANTOMS, "CAP_NET_ADMIN", "CJ_FAST_PATH is on, and rules, rp_filter or the card keep packets of the tap from the host", "station setup; ethtool -K IF rxvlan off", passing::check),
+    ("K10", "acknowledgements can go to the host together", "E", &[Part::Detector], "CAP_SYS_ADMIN", "CJ_LIVE_FRAMES is on, and the unit does not grant what it takes, packets are steered to other CPUs, or the kernel is older than 5.19", "systemctl edit conjure-det; echo 0 > rps_cpus; CJ_LIVE_FRAMES=false", live_frames::check),
     ("S01", "Redis", "E/W", PHANTOMS, "", "not there, or refuses", "start redis-server, or redis_url = \"\"", redis::check),
     ("S02", "sockets of the daemons", "E", KEYS, "", "served by another program, or in another network namespace", "one namespace for all; stop the other", services::endpoints),
     ("S03", "station keys", "E/W", KEYS, "root where the file is closed", "missing, halves that do not match, open to others", "genkey; chmod 0600", files::keys),

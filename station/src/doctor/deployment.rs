@@ -203,6 +203,42 @@ fn enabled(probe: &Probe, name: &str) -> bool {
     })
 }
 
+/// True when the unit `name` is there.
+pub(super) fn is_installed(probe: &Probe, name: &str) -> bool {
+    unit(probe, name).is_some()
+}
+
+/// What `setting` lists in the unit `name` and all that is added to it; `None` when it is not set. An empty value
+/// ends what came before.
+pub(super) fn words(probe: &Probe, name: &str, setting: &str) -> Option<Vec<String>> {
+    let mut texts = vec![unit(probe, name)?];
+    let mut added: Vec<(String, PathBuf)> = UNIT_FOLDERS
+        .iter()
+        .map(|folder| Path::new(folder).join(format!("{name}.d")))
+        .flat_map(|folder| {
+            let files = probe.root.list(&folder).into_iter();
+            files.map(move |file| (file.clone(), folder.join(file)))
+        })
+        .filter(|(file, _)| file.ends_with(".conf"))
+        .collect();
+    // By name, whatever their folders; the first of a name hides the others.
+    added.sort_by(|(a, _), (b, _)| a.cmp(b));
+    added.dedup_by(|(later, _), (first, _)| later == first);
+    texts.extend(added.iter().filter_map(|(_, path)| probe.root.read(path).ok()));
+    let mut words = None;
+    for line in texts.iter().flat_map(|text| text.lines()) {
+        let value = line.trim().strip_prefix(setting).and_then(|rest| rest.strip_prefix('='));
+        if let Some(value) = value.map(str::trim) {
+            let words: &mut Vec<String> = words.get_or_insert_default();
+            if value.is_empty() {
+                words.clear();
+            }
+            words.extend(value.split_whitespace().map(str::to_owned));
+        }
+    }
+    words
+}
+
 fn setting<'a>(unit: &'a str, name: &str) -> Option<&'a str> {
     unit.lines().rev().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix('='))
 }

@@ -64,6 +64,17 @@ pub enum LiveFramesError {
     /// There is no device that keeps the program.
     #[error("the interface that keeps the program of live frames: {0}")]
     Anchor(#[from] TunError),
+    /// Packets of a device go on to other CPUs.
+    #[error(
+        "{file} is {mask}: packets that are steered to other CPUs hold the memory of each burst for a second; \
+             write 0 there, or leave live frames off"
+    )]
+    Steered {
+        /// The setting.
+        file: String,
+        /// Its value.
+        mask: String,
+    },
 }
 
 /// What the devices of a process have together.
@@ -153,6 +164,7 @@ impl LiveFrames {
         }
         let count = devices.len().min(MOST_DEVICES) as u32;
         let devices = &devices[..count as usize];
+        devices.iter().try_for_each(|tun| Self::not_steered(tun.name()))?;
         let numbers: Vec<u32> = devices.iter().map(|tun| tun.index()).collect::<Result<_, _>>()?;
         let anchor = Tun::anchor("cjlive%d")?;
         let size = count << REGION_SHIFT;
@@ -180,6 +192,39 @@ impl LiveFrames {
             way.run(NOBODY, way.interface, 2).map_err(refused("live frames"))?;
         }
         Ok(ways)
+    }
+
+    /// Whether packets of the interface stay on the CPU on which they come. An interface that does not exist
+    /// has no such setting.
+    ///
+    /// # Errors
+    /// [`LiveFramesError::Steered`] when they do not.
+    pub fn not_steered(interface: &str) -> Result<(), LiveFramesError> {
+        let file = format!("/sys/class/net/{interface}/queues/rx-0/rps_cpus");
+        // Where the file is not to be seen, nothing is steered or nobody can tell.
+        let mask = std::fs::read_to_string(&file).unwrap_or_default().trim().to_owned();
+        if mask.contains(|c: char| c.is_ascii_hexdigit() && c != '0') {
+            return Err(LiveFramesError::Steered { file, mask });
+        }
+        Ok(())
+    }
+
+    /// Whether this kernel and the rights of the process allow live frames: makes all that they take in a network
+    /// namespace that is gone afterwards. Takes `CAP_SYS_ADMIN` in addition.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn try_apart() -> Result<(), LiveFramesError> {
+        let refused = |cause| LiveFramesError::Refused { part: "network namespace", cause };
+        let inside = move || {
+            // SAFETY: no descriptors are unshared.
+            unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
+                .map_err(|error| refused(error.into()))?;
+            Self::open(&[&Tun::open_for_batches("cjtry0")?]).map(drop)
+        };
+        // The namespace is that of a thread, and ends with it.
+        let tried = std::thread::Builder::new().spawn(inside).map_err(refused)?.join();
+        tried.unwrap_or_else(|_| Err(refused(io::ErrorKind::Other.into())))
     }
 
     /// Whether the kernel still takes packets this way.
