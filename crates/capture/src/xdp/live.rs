@@ -166,10 +166,10 @@ impl LiveFrames {
         let devices = &devices[..count as usize];
         devices.iter().try_for_each(|tun| Self::not_steered(tun.name()))?;
         let numbers: Vec<u32> = devices.iter().map(|tun| tun.index()).collect::<Result<_, _>>()?;
-        let anchor = Tun::anchor("cjlive%d")?;
         let size = count << REGION_SHIFT;
         let packets =
             bpf::shared_values(size, 1, b"conjure_live").map_err(refused("map of packets"))?;
+        let anchor = Tun::anchor("cjlive%d")?;
         let of_devices: Vec<u8> = numbers.iter().flat_map(|index| index.to_ne_bytes()).collect();
         let indices = Memory::new(count * 4)
             .and_then(|indices| indices.fill(&of_devices).map(|()| indices))
