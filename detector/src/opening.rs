@@ -88,7 +88,7 @@ fn tun(name: &str) -> Result<Tun, Failure> {
             }
             Err(error) => {
                 let exit = match error {
-                    TunError::Control(_) | TunError::Missing(_) => Exit::NoPerm,
+                    TunError::Control(_) | TunError::Missing(_) | TunError::Down(_) => Exit::NoPerm,
                     _ => Exit::Unavailable,
                 };
                 return Err(Failure::new(exit, error));

@@ -70,6 +70,12 @@ pub enum TunError {
              (on-reboot.sh), or give the process CAP_NET_ADMIN"
     )]
     Missing(String),
+    /// The device is down and may not be brought up.
+    #[error(
+        "{0} is down and this user may not bring it up; run the host setup (on-reboot.sh), or: \
+             ip link set {0} up"
+    )]
+    Down(String),
     /// The device exists with other properties.
     #[error("{0} was created with several queues; recreate it with `ip tuntap add mode tun`")]
     MultiQueue(String),
@@ -119,7 +125,10 @@ impl Tun {
     fn attach(name: &str, kind: u16) -> Result<Self, TunError> {
         let (tun, request) = (Self::make(name, kind)?, request(name)?);
         let ready = tun.agree_on_headers().and_then(|()| tun.bring_up(request));
-        ready.map_err(|error| TunError::Device { name: name.to_owned(), source: error.into() })?;
+        ready.map_err(|error| match error {
+            Errno::PERM => TunError::Down(name.to_owned()),
+            other => TunError::Device { name: name.to_owned(), source: other.into() },
+        })?;
         Ok(tun)
     }
 

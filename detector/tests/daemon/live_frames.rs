@@ -57,6 +57,9 @@ async fn bursts() {
     assert_eq!(code, Some(77), "{text}");
 
     run("ip tuntap add name tun0 mode tun");
+    let (text, code) = refused(may(",+bpf"), dir);
+    assert!(text.contains("tun0 is down") && text.contains("ip link set tun0 up"), "{text}");
+    assert_eq!(code, Some(77), "{text}");
     let steering = Path::new("/sys/class/net/tun0/queues/rx-0/rps_cpus");
     std::fs::write(steering, "1").unwrap();
     let (text, code) = refused(enough(), dir);

@@ -53,7 +53,8 @@ pub enum LiveFramesError {
     /// A part is refused.
     #[error(
         "{part}: {cause}; live frames take Linux 5.19, CAP_BPF and CAP_NET_ADMIN at the start: \
-             grant them (setcap cap_bpf,cap_net_admin+ep PROGRAM) or leave live frames off"
+             grant them (setcap cap_bpf,cap_net_admin+p PROGRAM, or AmbientCapabilities in its unit) or leave \
+             live frames off"
     )]
     Refused {
         /// Which.
