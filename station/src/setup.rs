@@ -85,7 +85,9 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     if !arguments.dry_run && !host::has_capability(&root, Capability::NetAdmin) {
         return Err(Failure::Privilege(Capability::NetAdmin.name()));
     }
-    let rules = if arguments.iptables { Rules::Iptables } else { Rules::Nftables };
+    // What is taken back is what was made, of whatever kind.
+    let chains = arguments.iptables && !arguments.undo;
+    let rules = if chains { Rules::Iptables } else { Rules::Nftables };
     let plan = Plan::of_station(&root, &station, rules, arguments.driver);
     let records = Records::default();
     let known = records.load()?;

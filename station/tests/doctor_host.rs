@@ -507,6 +507,24 @@ fn k09_packets_that_pass() {
              nft delete rule inet conjure input handle $handle",
         );
         patient.ask("K09").finds("K09", "error", &["drops packets of sessions", "station setup"]);
+        stage.station("setup", &[]).good();
+        patient.ask("K09").is_good("K09");
+        shell(
+            "nft flush chain inet conjure forward; nft add rule inet conjure forward iifname tap0 tcp dport 1 drop",
+        );
+        patient.ask("K09").finds(
+            "K09",
+            "error",
+            &["may forward", "what comes by tap0", "station setup"],
+        );
+        // The chains of the reference have nothing for it.
+        let refused = stage.station("setup", &["--iptables"]);
+        assert!(
+            refused.code == 78 && refused.err.contains("CJ_FAST_PATH=true with --iptables"),
+            "{refused:?}"
+        );
+        assert!(!shell("iptables-save").contains("CJ_"));
+        stage.station("setup", &["--iptables", "--undo"]).good();
     });
 }
 

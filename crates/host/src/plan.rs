@@ -76,6 +76,12 @@ pub enum PlanError {
     /// A device name that cannot be used.
     #[error("CJ_DNAT_TUN: found `{0}`, expected 1 to 15 letters, digits, `-`, `_` or `.`")]
     Name(String),
+    /// The chains of the reference beside a fast path.
+    #[error(
+        "CJ_FAST_PATH=true with --iptables: nothing would keep this host from forwarding what comes by its taps; \
+         leave --iptables out, or set CJ_FAST_PATH=false"
+    )]
+    Chains,
     /// A driver that PF_RING has no version of.
     #[error("PF_DRIVER: found `{0}`, expected e1000e, i40e, ixgbe or ice")]
     Driver(String),
@@ -106,6 +112,9 @@ impl Plan {
         rules: Rules,
         driver: bool,
     ) -> Result<Self, PlanError> {
+        if station.fast_path && rules == Rules::Iptables {
+            return Err(PlanError::Chains);
+        }
         let mut remarks = Vec::new();
         let placement = &station.placement;
         let mut tuns = placement.prepared_tuns();

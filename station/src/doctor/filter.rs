@@ -20,6 +20,8 @@ pub(crate) struct Filter {
     pub(crate) closed: bool,
     /// Port 41245 is open to connections that began at a tun device, whatever interface their packets come by.
     pub(crate) passes: bool,
+    /// Interfaces whose packets this host does not forward.
+    pub(crate) not_forwarded: BTreeSet<String>,
     /// Untranslated replies are dropped.
     pub(crate) guarded: bool,
 }
@@ -81,15 +83,18 @@ impl Filter {
             let accepted = expressions.iter().any(|e| e.get("accept").is_some());
             let translated = matches(expressions).any(|m| m["left"]["ct"]["key"] == "status");
             self.passes |= accepted && translated && port("dport");
+            if dropped
+                && rule["chain"] == "forward"
+                && expressions.len() == 2 + counters(expressions)
+            {
+                self.not_forwarded.extend(received_by(expressions));
+            }
             let Some(dnat) = expressions.iter().find_map(|e| e.get("dnat")) else { continue };
             if dnat["port"] != APPLICATION_PORT {
                 continue;
             }
             let Ok(target) = text(&dnat["addr"]).parse() else { continue };
-            let devices = matches(expressions)
-                .filter(|m| m["left"]["meta"]["key"] == "iifname")
-                .flat_map(|m| names(&m["right"]));
-            for device in devices {
+            for device in received_by(expressions) {
                 self.targets.entry(device).or_default().insert(target);
             }
         }
@@ -114,6 +119,17 @@ fn text(value: &Value) -> &str {
 
 fn matches(expressions: &[Value]) -> impl Iterator<Item = &Value> {
     expressions.iter().filter_map(|expression| expression.get("match"))
+}
+
+fn counters(expressions: &[Value]) -> usize {
+    expressions.iter().filter(|e| e.get("counter").is_some()).count()
+}
+
+/// Interfaces that a rule is for.
+fn received_by(expressions: &[Value]) -> impl Iterator<Item = String> {
+    matches(expressions)
+        .filter(|m| m["left"]["meta"]["key"] == "iifname" && m["op"] == "==")
+        .flat_map(|m| names(&m["right"]))
 }
 
 fn names(right: &Value) -> Vec<String> {

@@ -23,8 +23,22 @@ pub(crate) fn check(probe: &Probe) -> Checked {
             .with_fix(Fix::Setup),
         );
     }
+    let all = host::taps(station);
+    let open: Vec<&str> =
+        all.iter().map(String::as_str).filter(|tap| !filter.not_forwarded.contains(*tap)).collect();
+    if !open.is_empty() {
+        let open = open.join(", ");
+        findings.push(
+            Finding::error(
+                "this host may forward packets of clients that come by a tap and are not translated any more",
+                format!("no rule drops in the hook forward what comes by {open}"),
+                SETUP,
+            )
+            .with_fix(Fix::Setup),
+        );
+    }
     let mut taps = Vec::new();
-    for name in host::taps(station) {
+    for name in all {
         probe.needs(Capability::NetRaw, "open a packet socket")?;
         match capture::against_fast_path(&name) {
             Ok(None) => taps.push(name),
