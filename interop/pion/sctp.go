@@ -225,5 +225,8 @@ func tunnelStation(config sctp.Config, unordered bool) error {
 		}
 	}
 	fmt.Printf("%d bytes sent back, %d heartbeats\n", size, heartbeats)
+	// Closing does not send an acknowledgement that is due within 200 ms, and sometimes says no farewell: the
+	// other side would go on repeating its last message.
+	time.Sleep(500 * time.Millisecond)
 	return association.Close()
 }
